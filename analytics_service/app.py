@@ -1,0 +1,55 @@
+"""The map of the analytics service: what it is made of, and the order in which that opens and closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from analytics_service import __version__
+from analytics_service.errors import STATUSES
+from analytics_service.metrics import Metrics
+from analytics_service.routes import analytics_router
+from analytics_service.settings import AnalyticsSettings
+from analytics_service.store import Store
+from event_core.health import Health, Ping, health_router
+from event_core.http import RequestContext, install_error_handlers
+from event_core.telemetry import Tracing
+
+
+@dataclass
+class Deps:
+    """What the service works with; ``resources`` is opened and closed with it."""
+
+    store: Store
+    pings: list[Ping]
+    metrics: Metrics
+    tracing: Tracing
+    resources: contextlib.AbstractAsyncContextManager[Any]
+
+
+def create_app(settings: AnalyticsSettings, deps: Deps) -> ASGIApp:
+    """The service as an ASGI application."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, deps.tracing.shutdown)
+            await stack.enter_async_context(deps.resources)
+            yield {}
+
+    app = FastAPI(
+        title="Analytics service",
+        summary="What the stored events say.",
+        version=__version__,
+        lifespan=lifespan,
+    )
+    install_error_handlers(app, STATUSES)
+    app.include_router(analytics_router(deps.store))
+    app.include_router(health_router(Health(settings.service_name, __version__, deps.pings), deps.metrics.registry))
+    return RequestContext(app)

@@ -1,0 +1,1 @@
+"""The SQL of the analytics service, one statement a file."""

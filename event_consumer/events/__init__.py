@@ -1,0 +1,1 @@
+"""The events pipeline: canonical events into Postgres."""

@@ -1,0 +1,117 @@
+"""Puts the events pipeline together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import stamina
+
+from event_consumer.app import Deps, create_app
+from event_consumer.batch import Batch
+from event_consumer.events.rows import EventRow, to_row
+from event_consumer.events.store import PostgresStore
+from event_consumer.metrics import Metrics
+from event_consumer.runner import Runner
+from event_consumer.settings import ConsumerSettings
+from event_consumer.tracing import BatchTracer
+from event_core.clock import monotonic, utc_now
+from event_core.errors import BrokerUnavailable
+from event_core.kafka import KafkaSource, ensure_topics
+from event_core.main import Built
+from event_core.postgres import PostgresPing, open_pool
+from event_core.telemetry import Tracing, get_logger
+from event_core.topics import TopicSpec
+
+log = get_logger(__name__)
+
+
+class EventsPipeline:
+    """Opens what the loop needs, waits for Kafka where it is away, and runs the loop. Also the health check of Kafka."""
+
+    name = "kafka"
+
+    def __init__(self, settings: ConsumerSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._source: KafkaSource | None = None
+        self._problem = "the connection to Kafka is being made"
+
+    async def ping(self) -> None:
+        """Raises BrokerUnavailable where the group has not been joined or a broker does not answer."""
+        if self._source is None:
+            raise BrokerUnavailable(self._problem)
+        await self._source.ping()
+
+    async def run(self, store: PostgresStore, tracing: Tracing, stop: asyncio.Event) -> None:
+        """Runs until ``stop`` is set."""
+        settings = self._settings
+        joining = asyncio.create_task(self._join())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not joining.done():
+            joining.cancel()
+            return
+        self._source = source = joining.result()
+        runner = Runner(
+            source,
+            to_row,
+            store,
+            Batch[EventRow](settings.consumer_batch_size, settings.consumer_batch_age_seconds),
+            metrics=self._metrics,
+            tracer=BatchTracer(tracing.tracer, "postgresql"),
+            clock=utc_now,
+            monotonic=monotonic,
+        )
+        try:
+            await runner.run(stop)
+        finally:
+            self._source = None
+            await source.stop()
+
+    async def _join(self) -> KafkaSource:
+        settings = self._settings
+        topics = (
+            TopicSpec(settings.kafka_topic, settings.kafka_topic_partitions, settings.kafka_replication_factor),
+            TopicSpec(settings.dlq_topic, 1, settings.kafka_replication_factor),
+        )
+        async for attempt in stamina.retry_context(
+            on=BrokerUnavailable, attempts=None, timeout=None, wait_initial=0.2, wait_max=2.0, wait_jitter=0.2
+        ):
+            with attempt:
+                try:
+                    await ensure_topics(settings, topics)
+                    return await KafkaSource.open(
+                        settings,
+                        [settings.kafka_topic],
+                        group=settings.kafka_group_id,
+                        instance=settings.kafka_group_instance_id,
+                    )
+                except BrokerUnavailable as error:
+                    if attempt.num == 1:
+                        log.warning("Kafka is away; trying again until it is back", problem=error.message)
+                    self._problem = error.message
+                    raise
+        raise AssertionError("unreachable: there is no limit to the attempts")
+
+
+def build(settings: ConsumerSettings) -> Built:
+    """The service, ready to be served."""
+    metrics = Metrics()
+    tracing = Tracing.from_settings(settings)
+    pipeline = EventsPipeline(settings, metrics)
+    pool = open_pool(settings, size=4, application="event_consumer")
+    store = PostgresStore(pool, settings, settings.kafka_group_id)
+    built = Built(ports=[settings.consumer_port], ports_setting="CONSUMER_PORT", registry=metrics.registry)
+
+    async def run(stop: asyncio.Event) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(asyncio.to_thread, tracing.shutdown)
+            await stack.enter_async_context(pool)
+            await pipeline.run(store, tracing, stop)
+
+    built.app = create_app(
+        settings.service_name, Deps(run, [pipeline, PostgresPing(pool)], metrics, on_failure=built.fail)
+    )
+    return built

@@ -1,0 +1,94 @@
+"""The error tree. Each class says whether trying the same thing again can help; a service maps classes to HTTP statuses.
+
+PlatformError
+├── InvalidEvent                the sender must change the event; never retriable
+│   ├── MalformedBody           not JSON at all
+│   ├── TooLarge                over a size, depth or width limit
+│   └── Unstorable              valid JSON that no store of ours can hold (NUL, NaN, 2^64 …)
+├── Unavailable                 retriable: nothing is wrong with the event
+│   ├── BrokerUnavailable       Kafka did not acknowledge in time or cannot be reached
+│   ├── DatabaseUnavailable     Postgres cannot be reached
+│   └── Overloaded              too much is in flight
+├── UndecodableMessage          a record of a topic that is no event: a dead letter
+├── SchemaMismatch              the database's schema is not one that this code knows
+└── ConfigurationError          the operator must change a setting
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class PlatformError(Exception):
+    """Root of the tree. ``code`` is stable and machine-readable; the message is for people and names the remedy."""
+
+    code: ClassVar[str] = "internal_error"
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class InvalidEvent(PlatformError):
+    """The event breaks the documented form. ``reason`` is a closed set of labels, safe for metrics."""
+
+    code: ClassVar[str] = "invalid_event"
+
+    def __init__(self, message: str, *, reason: str | None = None, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message, details=details)
+        self.reason = reason or self.code
+
+
+class MalformedBody(InvalidEvent):
+    code: ClassVar[str] = "malformed_body"
+
+
+class TooLarge(InvalidEvent):
+    code: ClassVar[str] = "too_large"
+
+
+class Unstorable(InvalidEvent):
+    code: ClassVar[str] = "unstorable_value"
+
+
+class Unavailable(PlatformError):
+    """Try again after ``retry_after`` seconds."""
+
+    code: ClassVar[str] = "unavailable"
+    retriable: ClassVar[bool] = True
+
+    def __init__(self, message: str, *, retry_after: int = 1, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message, details=details)
+        self.retry_after = retry_after
+
+
+class BrokerUnavailable(Unavailable):
+    code: ClassVar[str] = "broker_unavailable"
+
+
+class DatabaseUnavailable(Unavailable):
+    code: ClassVar[str] = "database_unavailable"
+
+
+class Overloaded(Unavailable):
+    code: ClassVar[str] = "overloaded"
+
+
+class UndecodableMessage(PlatformError):
+    """A record that is no event. ``reason``: one of not_json, invalid_event, unstorable_value, refused_by_store."""
+
+    code: ClassVar[str] = "undecodable_message"
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class SchemaMismatch(PlatformError):
+    code: ClassVar[str] = "schema_mismatch"
+
+
+class ConfigurationError(PlatformError):
+    code: ClassVar[str] = "configuration_error"

@@ -1,0 +1,168 @@
+"""Settings: environment variables, then ``.env``, then defaults. Built once in ``__main__`` and passed down.
+
+``--print-config`` shows each setting with where it came from; a variable that looks like one of ours but is none is warned of.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, AnyHttpUrl, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from event_core.errors import ConfigurationError
+
+ENV_FILE = ".env"
+
+# Everything that some part of the platform reads. A service warns of a variable with one of OUR_PREFIXES that is not here, and
+# of a near miss of one of its own names. tests/unit/test_settings.py holds this list against the classes and .env.example.
+PLATFORM_SETTINGS = frozenset(
+    """
+    ENVIRONMENT LOG_LEVEL SERVICE_NAME HOST METRICS_PORT OTEL_EXPORTER_OTLP_ENDPOINT
+    KAFKA_BOOTSTRAP_SERVERS KAFKA_SERVER KAFKA_TOPIC KAFKA_TOPIC_PARTITIONS KAFKA_REPLICATION_FACTOR KAFKA_CLIENT_ID DLQ_TOPIC
+    KAFKA_ACKS KAFKA_COMPRESSION_TYPE KAFKA_PUBLISH_TIMEOUT_SECONDS KAFKA_GROUP_ID KAFKA_GROUP_INSTANCE_ID
+    INGESTION_PORTS INGESTION_MAX_BODY_BYTES INGESTION_MAX_PENDING_BYTES INGESTION_BODY_TIMEOUT_SECONDS
+    DATABASE_URL DATABASE_TIMEOUT_SECONDS
+    CONSUMER_PORT CONSUMER_BATCH_SIZE CONSUMER_BATCH_AGE_SECONDS
+    ANALYTICS_PORT ANALYTICS_POOL_SIZE ANALYTICS_STATEMENT_TIMEOUT_SECONDS
+    STACK KAFKA_PORT KAFKA_CONTROLLER_PORT POSTGRES_PORT POSTGRES_USER POSTGRES_PASSWORD POSTGRES_DB
+    PROMETHEUS_PORT OTLP_GRPC_PORT OTLP_HTTP_PORT
+    """.split()
+)
+OUR_PREFIXES = ("KAFKA_", "INGESTION_", "CONSUMER_", "ANALYTICS_", "DATABASE_")
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+"""A TCP port; 0 lets the system choose (tests)."""
+
+
+def _split(value: object) -> object:
+    return [part for part in re.split(r"[,\s]+", value) if part] if isinstance(value, str) else value
+
+
+Ports = Annotated[list[Port], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+"""One or more ports, comma-separated in the environment."""
+
+
+class ServiceSettings(BaseSettings):
+    """What every service reads."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, extra="ignore", frozen=True, env_ignore_empty=True, populate_by_name=True
+    )
+
+    service_name: str = Field("event-platform", description="Name in traces and logs")
+    environment: Literal["development", "test", "production"] = Field("development", description="Where this runs")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe log line written")
+    host: str = Field("127.0.0.1", description="Address that the service listens on (0.0.0.0 in a container)")
+    metrics_port: Port | None = Field(
+        None, description="Another value than the API's port opens a metrics-only listener"
+    )
+    otel_exporter_otlp_endpoint: AnyHttpUrl | None = Field(
+        None, description="OTLP/HTTP collector, e.g. http://localhost:4318; unset turns tracing off"
+    )
+
+
+class KafkaSettings(ServiceSettings):
+    """What every service that talks to Kafka reads."""
+
+    kafka_bootstrap_servers: str = Field(
+        "localhost:9092",
+        validation_alias=AliasChoices("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_SERVER"),
+        description="Brokers, comma-separated (also KAFKA_SERVER; this name wins)",
+    )
+    kafka_client_id: str = Field("event-platform", description="Client id shown in the broker's logs")
+    kafka_topic: str = Field("events", description="Topic of the events")
+    kafka_topic_partitions: int = Field(6, ge=1, description="Partitions of KAFKA_TOPIC where it has to be made")
+    kafka_replication_factor: int = Field(
+        1, ge=1, description="Replicas of topics that have to be made; 3 in a cluster"
+    )
+    dlq_topic: str = Field("events-dlq", description="Topic of the dead letters")
+
+
+class PostgresSettings(ServiceSettings):
+    """What every service that talks to Postgres reads."""
+
+    database_url: str = Field(
+        "postgresql://postgres:postgres@localhost:5432/events_db", description="PostgreSQL connection URI"
+    )
+    database_timeout_seconds: float = Field(30.0, gt=0, description="Longest wait for one answer of the database")
+
+    @model_validator(mode="after")
+    def _postgres_uri(self) -> Self:
+        if urlsplit(self.database_url).scheme not in ("postgresql", "postgres"):
+            raise ValueError("DATABASE_URL must start with postgresql://")
+        return self
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load(settings: type[S], **overrides: Any) -> S:
+    """The settings of a service.
+
+    Raises:
+        ConfigurationError: naming every variable that is wrong, what it must be, and nothing secret.
+    """
+    try:
+        return settings(**overrides)
+    except ValidationError as error:
+        wrong = (
+            f"{'.'.join(str(part) for part in problem['loc']).upper() or 'settings'}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigurationError("; ".join(wrong)) from None
+
+
+def env_names(settings: type[ServiceSettings]) -> dict[str, tuple[str, ...]]:
+    """Field name -> the environment variables that set it, the strongest first."""
+    names = {}
+    for name, field in settings.model_fields.items():
+        alias = field.validation_alias
+        names[name] = tuple(str(a) for a in alias.choices) if isinstance(alias, AliasChoices) else (name.upper(),)
+    return names
+
+
+def describe(settings: ServiceSettings, environ: Mapping[str, str] | None = None) -> list[tuple[str, str, str]]:
+    """(variable, value, origin) per setting, for ``--print-config``; passwords in URLs are masked."""
+    environ = os.environ if environ is None else environ
+    in_file = dotenv_values(ENV_FILE)
+    rows = []
+    for name, variables in env_names(type(settings)).items():
+        origin = "default"
+        for variable in variables:
+            if environ.get(variable):
+                origin = f"environment ({variable})"
+                break
+            if in_file.get(variable):
+                origin = f"{ENV_FILE} ({variable})"
+                break
+        value = getattr(settings, name)
+        shown = ",".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+        rows.append((variables[0], mask(shown), origin))
+    return rows
+
+
+def mask(text: str) -> str:
+    """``text`` with the password of every URL in it replaced."""
+    return re.sub(r"(://[^:/@\s]*:)[^@/\s]+@", r"\1***@", text)
+
+
+def unknown_settings(settings: type[ServiceSettings], names: Iterable[str] | None = None) -> list[str]:
+    """A warning per variable that looks meant for the platform but that no part of it reads."""
+    if names is None:
+        names = {*os.environ, *dotenv_values(ENV_FILE)}
+    own = {variable for variables in env_names(settings).values() for variable in variables}
+    warnings = []
+    for name in sorted(set(names) - PLATFORM_SETTINGS - own):
+        close = difflib.get_close_matches(name, own, n=1, cutoff=0.85)
+        if close:
+            warnings.append(f"unknown setting {name}: did you mean {close[0]}?")
+        elif name.startswith(OUR_PREFIXES):
+            warnings.append(f"unknown setting {name}: no part of the platform reads it")
+    return warnings

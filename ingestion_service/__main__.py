@@ -1,0 +1,26 @@
+"""``python -m ingestion_service``: runs the service until SIGTERM."""
+
+from __future__ import annotations
+
+from event_core.main import Built, run_service
+from event_core.telemetry import Tracing
+from ingestion_service.app import Deps, create_app
+from ingestion_service.metrics import Metrics
+from ingestion_service.publisher import KafkaPublisher
+from ingestion_service.settings import IngestionSettings
+
+
+def build(settings: IngestionSettings) -> Built:
+    """The service, ready to be served."""
+    metrics = Metrics()
+    deps = Deps(KafkaPublisher(settings, metrics), metrics, Tracing.from_settings(settings))
+    return Built(
+        app=create_app(settings, deps),
+        ports=settings.ingestion_ports,
+        ports_setting="INGESTION_PORTS",
+        registry=metrics.registry,
+    )
+
+
+if __name__ == "__main__":
+    run_service("ingestion_service", "Take events over HTTP and publish them to Kafka.", IngestionSettings, build)

@@ -1,0 +1,1 @@
+"""Schema migrations: raw SQL files of event_core, run by Alembic under a lock."""
