@@ -31,7 +31,7 @@ from event_core.telemetry import get_logger
 
 log = get_logger(__name__)
 
-GRACEFUL_SECONDS = 20
+GRACEFUL_SECONDS = 15
 """How long open requests may take to finish once the process was asked to end."""
 KEEP_ALIVE_SECONDS = 75
 """Above the 60 s of common load balancers, so that they and not we close idle connections."""

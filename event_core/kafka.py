@@ -242,7 +242,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._consumer.pause(*assigned)
 
     async def poll(self, max_records: int, wait: float) -> Polled:
-        held = [p for p in self._consumer.assignment() if p not in self._consumer.paused()] if max_records == 0 else []
+        held = self._consumer.assignment() - self._consumer.paused() if max_records == 0 else frozenset()
         self._consumer.pause(*held)
         try:
             generation = self._generation
@@ -250,8 +250,9 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(f"Kafka does not answer: {error!r}") from error
         finally:
-            if held and generation == self._generation:
-                self._consumer.resume(*held)
+            # What was taken away meanwhile must not be touched: aiokafka answers that with an assertion's failure.
+            if generation == self._generation:
+                self._consumer.resume(*(held & self._consumer.assignment()))
         messages = {
             TopicPartition(*partition): batch
             for partition, batch in found.items()
@@ -261,11 +262,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         return Polled(messages, assignment, self._generation)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        try:
-            self._consumer.seek(_native(partition), offset)
-            self._consumer.resume(_native(partition))
-        except IllegalStateError:
+        native = _native(partition)
+        if native not in self._consumer.assignment():
             return  # taken away meanwhile: the next poll tells of the new generation
+        self._consumer.seek(native, offset)
+        self._consumer.resume(native)
         self._waiting.discard(partition)
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -275,10 +276,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             log.debug("the offsets were not told to Kafka", error=repr(error))
 
     def end(self, partition: TopicPartition) -> int | None:
-        try:
-            end: int | None = self._consumer.highwater(_native(partition))
-        except IllegalStateError:
-            return None
+        native = _native(partition)
+        end: int | None = self._consumer.highwater(native) if native in self._consumer.assignment() else None
         return end
 
     async def ping(self) -> None:

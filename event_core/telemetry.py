@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from typing import Any
 
 import stamina.instrumentation
@@ -35,6 +36,26 @@ def _add_trace_ids(_logger: Any, _method: str, line: structlog.typing.EventDict)
     return line
 
 
+class _Seldom(logging.Filter):
+    """Lets a library's line through once in a while: during an outage aiokafka says the same ten times a second."""
+
+    def __init__(self, library: str, seconds: float) -> None:
+        super().__init__()
+        self._library = library
+        self._seconds = seconds
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(self._library):
+            return True
+        line = (record.name, str(record.msg))
+        now = time.monotonic()
+        if now - self._last.get(line, -self._seconds) < self._seconds:
+            return False
+        self._last[line] = now
+        return True
+
+
 def configure_logging(settings: ServiceSettings) -> None:
     """Every log line of the process, the libraries' too, becomes one JSON object on standard error."""
     shared: list[structlog.typing.Processor] = [
@@ -57,6 +78,7 @@ def configure_logging(settings: ServiceSettings) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(_Seldom("aiokafka", seconds=30))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
