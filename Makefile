@@ -1,0 +1,105 @@
+# Everything a person does here. `make` lists it.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+STACK_PY := $(PY) -m tools.stack
+PYTEST := $(PY) -m pytest
+# Which stack: compose | local | auto. `make up` is local unless this says otherwise; `make run` decides by itself.
+export STACK
+# Options of single targets: given on the command line, never taken from the environment.
+P =
+F =
+YES =
+EVENTS = 300
+USERS = 30
+ARGS =
+UV_COMPILE := $(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+EXTRAS := ingestion consumer analytics migrate
+
+.PHONY: help setup venv up down logs status restart clean doctor run migrate bench \
+	test test-unit test-integration test-e2e test-compose test-exhaustive check format lock schema-docs
+
+help: ## List the targets
+	@echo "make TARGET [STACK=compose|local|auto]"
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: Python packages, Java, Maven, PostgreSQL, Kafka's jars
+	@tools/setup.sh
+
+venv:
+	@tools/setup.sh venv
+
+# --- the platform on this machine
+
+run: venv ## Bring the platform up, send 300 events, show that they are counted (EVENTS=, USERS=)
+	@$(PY) -m tools.run --events $(EVENTS) --users $(USERS) $(ARGS)
+
+up: setup ## Start Kafka, Postgres and the three services; wait until they are ready
+	@$(STACK_PY) up $(ARGS)
+
+down: venv ## Stop everything; no process is left, the data is kept
+	@$(STACK_PY) down
+
+status: venv ## Show each program: state, pid, uptime, ports, ready
+	@$(STACK_PY) status $(ARGS)
+
+logs: venv ## Show the ends of the logs (P=consumer: only one; F=1: go on)
+	@$(STACK_PY) logs $(P) $(if $(F),--follow) $(ARGS)
+
+restart: venv ## Restart one program, e.g. after a change of its code: P=consumer
+	@$(if $(P),$(STACK_PY) restart $(P),echo "Which? make restart P=ingestion" >&2; exit 2)
+
+clean: venv ## Stop everything and delete all data and logs (asks first; YES=1 does not)
+	@$(STACK_PY) clean $(if $(YES),--yes)
+
+doctor: venv ## Check programs, versions, ports, disk, memory: what is missing, how to get it
+	@$(STACK_PY) doctor
+
+migrate: venv ## Bring the database's schema up to date (`make up` does it too)
+	@$(PY) -m tools.migrate
+
+# --- tests and checks
+
+test: setup ## Run every test, on real Kafka and Postgres
+	@$(PYTEST) $(ARGS)
+
+test-unit: venv ## Run the tests that need neither Kafka nor Postgres
+	@$(PYTEST) tests/unit tests/contract -m "not integration" $(ARGS)
+
+test-integration: setup ## Run the tests of single parts on real Kafka and Postgres
+	@$(PYTEST) tests/contract tests/integration tests/migration $(ARGS)
+
+test-e2e: setup ## Run the tests of the whole platform, where things are killed
+	@$(PYTEST) tests/e2e -m "not compose" $(ARGS)
+
+test-compose: venv ## Run the test of docker/docker-compose.yml
+	@$(PYTEST) tests/e2e -m compose $(ARGS)
+
+test-exhaustive: setup ## Run the long form of the fault tests
+	@$(PYTEST) -m exhaustive $(ARGS)
+
+bench: setup ## Measure events per second, per CPU-second, and latency beside a naive baseline
+	@$(PY) -m tests.benchmarks $(ARGS)
+
+check: venv ## Format, lint, types and import rules: what CI runs before the tests
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+
+format: venv ## Format the code, and repair what the linter can
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+schema-docs: setup ## Write docs/schema.md anew from the migrated database of DATABASE_URL
+	@$(PY) -m tools.migrate && $(PY) -m tools.migrate.describe
+
+# --- dependencies
+
+lock: venv ## Renew requirements/*.lock from pyproject.toml (ARGS=--upgrade for newer versions)
+	@$(UV_COMPILE) $(ARGS) --all-extras --group dev pyproject.toml -o requirements/dev.lock
+	@for extra in $(EXTRAS); do \
+		$(UV_COMPILE) --extra $$extra -c requirements/dev.lock pyproject.toml -o requirements/$$extra.lock || exit 1; \
+	done
+	@if grep -l '://' requirements/*.lock; then echo "These locks name a host; they must not." >&2; exit 1; fi

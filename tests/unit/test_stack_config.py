@@ -1,0 +1,121 @@
+"""Settings of the local stack: where ports and addresses come from, and what the programs are given."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.stack import SettingError, StackConfig
+from tools.stack.config import read_stack_choice
+
+
+def make(tmp_path: Path, environ: dict[str, str] | None = None, env_file: str = "") -> StackConfig:
+    file = tmp_path / ".env"
+    file.write_text(env_file)
+    return StackConfig.for_home(tmp_path / "home", environ=environ or {}, env_file=file)
+
+
+def test_defaults_are_the_documented_ports(tmp_path: Path) -> None:
+    config = make(tmp_path)
+    ports = {use.setting: use.port for use in config.port_uses() if use.setting != "INGESTION_PORTS"}
+    assert ports == {
+        "POSTGRES_PORT": 5432,
+        "KAFKA_PORT": 9092,
+        "KAFKA_CONTROLLER_PORT": 9093,
+        "CONSUMER_PORT": 8003,
+        "ANALYTICS_PORT": 8002,
+    }
+    assert config.ingestion_ports == (8001, 8004, 8000)
+    assert config.database_url == "postgresql://postgres:postgres@localhost:5432/events_db"
+    assert config.kafka_bootstrap == "localhost:9092"
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    config = make(tmp_path, {"POSTGRES_PORT": "6001"}, "POSTGRES_PORT=6002\nKAFKA_PORT=6003\n")
+    assert (config.postgres_port, config.kafka_port, config.analytics_port) == (6001, 6003, 8002)
+
+
+def test_an_empty_value_counts_as_unset(tmp_path: Path) -> None:
+    assert make(tmp_path, {"POSTGRES_PORT": ""}, "KAFKA_PORT=\n").port_uses() == make(tmp_path).port_uses()
+
+
+def test_a_moved_port_moves_the_addresses_of_the_services(tmp_path: Path) -> None:
+    given = make(tmp_path, {"POSTGRES_PORT": "6001", "KAFKA_PORT": "6002"}).service_environment()
+    assert given["DATABASE_URL"] == "postgresql://postgres:postgres@localhost:6001/events_db"
+    assert given["KAFKA_BOOTSTRAP_SERVERS"] == "localhost:6002"
+
+
+def test_an_address_that_was_set_is_left_alone(tmp_path: Path) -> None:
+    environ = {"POSTGRES_PORT": "6001", "DATABASE_URL": "postgresql://elsewhere/db"}
+    given = make(tmp_path, environ, "KAFKA_BOOTSTRAP_SERVERS=elsewhere:1\n").service_environment()
+    assert given["DATABASE_URL"] == "postgresql://elsewhere/db"
+    assert given["KAFKA_BOOTSTRAP_SERVERS"] == "elsewhere:1"
+
+
+def test_what_only_the_file_says_is_left_to_the_services_who_read_it_themselves(tmp_path: Path) -> None:
+    given = make(
+        tmp_path, {"LOG_LEVEL": "DEBUG"}, "LOG_LEVEL=ERROR\nSECRET=x\nINGESTION_MAX_BODY_BYTES=1\n"
+    ).environment
+    assert given == {"LOG_LEVEL": "DEBUG"}
+
+
+def test_the_old_name_of_the_broker_address_is_heeded(tmp_path: Path) -> None:
+    assert make(tmp_path, {"KAFKA_SERVER": "other:1"}).service_environment()["KAFKA_BOOTSTRAP_SERVERS"] == "other:1"
+
+
+def test_a_password_with_special_characters_makes_a_valid_url(tmp_path: Path) -> None:
+    config = make(tmp_path, {"POSTGRES_PASSWORD": "p@ss/w:rd"})
+    assert config.database_url == "postgresql://postgres:p%40ss%2Fw%3Ard@localhost:5432/events_db"
+    assert "w:rd" not in repr(config)
+    assert "ss%2F" not in config.url_without_password
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"POSTGRES_PORT": "many"}, "POSTGRES_PORT"),
+        ({"KAFKA_PORT": "70000"}, "KAFKA_PORT"),
+        ({"INGESTION_PORTS": "8001,x"}, "INGESTION_PORTS"),
+        ({"INGESTION_PORTS": ","}, "INGESTION_PORTS"),
+    ],
+)
+def test_a_bad_port_is_refused_by_its_setting(tmp_path: Path, environ: dict[str, str], named: str) -> None:
+    with pytest.raises(SettingError, match=named):
+        make(tmp_path, environ)
+
+
+def test_one_port_for_two_programs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"(?s)POSTGRES_PORT.*KAFKA_PORT"):
+        make(tmp_path, {"POSTGRES_PORT": "9092"})
+
+
+def test_an_unknown_program_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="redis"):
+        StackConfig.for_home(tmp_path, programs=("redis",), environ={}, env_file=None)
+
+
+def test_an_ephemeral_stack_heeds_no_setting_and_keeps_to_its_own_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://a-developers-own/db")
+    monkeypatch.setenv("POSTGRES_PORT", "5432")
+    config = StackConfig.for_home(tmp_path, ephemeral=True, environment={"LOG_LEVEL": "DEBUG"})
+    ports = [use.port for use in config.port_uses()]
+    assert len(set(ports)) == len(ports)
+    assert not {5432, 9092, 9093, 8000, 8001, 8002, 8003, 8004} & set(ports)
+    given = config.service_environment()
+    assert given["DATABASE_URL"] == config.database_url
+    assert str(config.postgres_port) in config.database_url
+    assert given["LOG_LEVEL"] == "DEBUG"
+
+
+def test_only_the_chosen_programs_need_ports(tmp_path: Path) -> None:
+    config = StackConfig.for_home(tmp_path, programs=("kafka",), environ={}, env_file=None)
+    assert {use.program for use in config.port_uses()} == {"kafka"}
+
+
+def test_which_stack_is_read_from_the_environment_then_the_file(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    assert read_stack_choice({}, file) is None
+    file.write_text("STACK=compose\n")
+    assert read_stack_choice({}, file) == "compose"
+    assert read_stack_choice({"STACK": "local"}, file) == "local"

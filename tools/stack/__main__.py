@@ -1,0 +1,5 @@
+"""`python -m tools.stack`."""
+
+from tools.stack.cli import main
+
+main()
