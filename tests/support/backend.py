@@ -1,0 +1,220 @@
+"""A real Kafka and a real Postgres for one test run, that tests may kill: in Docker, or the local stack's own.
+
+TEST_BACKEND=docker|local chooses; without it Docker is used where an engine answers and has the images.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+import psycopg
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from testcontainers.core.container import DockerContainer
+
+from tools.stack import LocalStack, StackConfig
+
+KAFKA_IMAGE = "apache/kafka:4.3.1"
+POSTGRES_IMAGE = "postgres:17"
+READY_SECONDS = 90.0
+
+
+class Backend(Protocol):
+    """Two servers. After ``kill_…`` a server stays dead until ``start_…``, which returns once it serves again."""
+
+    kafka: str
+    """Bootstrap servers."""
+    postgres: str
+    """URL of the cluster, without a database's name."""
+
+    def kill_kafka(self) -> None: ...
+    def start_kafka(self) -> None: ...
+    def kill_postgres(self) -> None: ...
+    def start_postgres(self) -> None: ...
+    def pause_kafka(self) -> None: ...
+    def resume_kafka(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _wait_for_kafka(servers: str) -> None:
+    """Returns once the broker answers a metadata request: a published port answers long before that."""
+    async with asyncio.timeout(READY_SECONDS):
+        while True:
+            client = AIOKafkaClient(bootstrap_servers=servers)
+            try:
+                await client.bootstrap()
+                return
+            except KafkaError:
+                await asyncio.sleep(0.2)
+            finally:
+                await client.close()
+
+
+class LocalBackend:
+    """Kafka and Postgres as ordinary processes, with free ports and a folder of their own."""
+
+    def __init__(self, home: Path) -> None:
+        self._stack = LocalStack(StackConfig.for_home(home, programs=("kafka", "postgres"), ephemeral=True))
+        self._stack.up()
+        self.kafka = self._stack.kafka_bootstrap
+        self.postgres = self._stack.database_url.rpartition("/")[0]
+
+    def _signal(self, program: str, number: signal.Signals) -> None:
+        pid = self._stack.pid(program)
+        assert pid is not None, f"{program} does not run"
+        os.kill(pid, number)
+
+    def _kill(self, program: str) -> None:
+        self._signal(program, signal.SIGKILL)
+        self._stack.stop(program)  # else its supervisor would start it again
+
+    def _start(self, program: str) -> None:
+        self._stack.start(program)
+        self._stack.wait_ready(program)
+
+    def kill_kafka(self) -> None:
+        self._kill("kafka")
+
+    def start_kafka(self) -> None:
+        self._start("kafka")
+
+    def kill_postgres(self) -> None:
+        self._kill("postgres")
+
+    def start_postgres(self) -> None:
+        self._start("postgres")
+
+    def pause_kafka(self) -> None:
+        self._signal("kafka", signal.SIGSTOP)
+
+    def resume_kafka(self) -> None:
+        self._signal("kafka", signal.SIGCONT)
+
+    def close(self) -> None:
+        self._stack.clean()
+
+
+class DockerBackend:
+    """Kafka and Postgres in containers with fixed ports, so that they come back where they were."""
+
+    def __init__(self) -> None:
+        self._kafka_port, self._postgres_port = free_port(), free_port()
+        self.kafka = f"localhost:{self._kafka_port}"
+        self.postgres = f"postgresql://postgres:postgres@localhost:{self._postgres_port}"
+        listeners = f"EXTERNAL://:{self._kafka_port},INTERNAL://:9092,CONTROLLER://:9093"
+        kafka = {
+            "NODE_ID": "1",
+            "PROCESS_ROLES": "broker,controller",
+            "LISTENERS": listeners,
+            "ADVERTISED_LISTENERS": f"EXTERNAL://localhost:{self._kafka_port},INTERNAL://localhost:9092",
+            "LISTENER_SECURITY_PROTOCOL_MAP": "CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT,EXTERNAL:PLAINTEXT",
+            "INTER_BROKER_LISTENER_NAME": "INTERNAL",
+            "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+            "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+            "OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+            "OFFSETS_TOPIC_NUM_PARTITIONS": "4",
+            "TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+            "TRANSACTION_STATE_LOG_MIN_ISR": "1",
+            "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+            "BROKER_SESSION_TIMEOUT_MS": "3000",
+            "BROKER_HEARTBEAT_INTERVAL_MS": "500",
+            "AUTO_CREATE_TOPICS_ENABLE": "false",
+            "LOG_DIRS": "/var/lib/kafka/data",
+            "HEAP_OPTS": "-Xms256m -Xmx512m",
+        }
+        self._kafka = DockerContainer(KAFKA_IMAGE).with_bind_ports(self._kafka_port, self._kafka_port)
+        for name, value in kafka.items():
+            self._kafka = self._kafka.with_env(f"KAFKA_{name}", value)
+        self._postgres = (
+            DockerContainer(POSTGRES_IMAGE)
+            .with_env("POSTGRES_PASSWORD", "postgres")
+            .with_bind_ports(5432, self._postgres_port)
+        )
+        self._kafka.start()
+        self._postgres.start()
+        self._wait_for_postgres()
+        self._wait_until_kafka_answers()
+
+    def _wait_until_kafka_answers(self) -> None:
+        # In a thread: a test may ask for the servers from within its own event loop.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, _wait_for_kafka(self.kafka)).result()
+
+    def _wait_for_postgres(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                psycopg.connect(f"{self.postgres}/postgres", connect_timeout=2).close()
+                return
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def kill_kafka(self) -> None:
+        self._kafka.get_wrapped_container().kill()
+
+    def start_kafka(self) -> None:
+        self._kafka.get_wrapped_container().start()
+        self._wait_until_kafka_answers()
+
+    def kill_postgres(self) -> None:
+        self._postgres.get_wrapped_container().kill()
+
+    def start_postgres(self) -> None:
+        self._postgres.get_wrapped_container().start()
+        self._wait_for_postgres()
+
+    def pause_kafka(self) -> None:
+        self._kafka.get_wrapped_container().pause()
+
+    def resume_kafka(self) -> None:
+        self._kafka.get_wrapped_container().unpause()
+
+    def close(self) -> None:
+        self._kafka.stop()
+        self._postgres.stop()
+
+
+def docker_has_images() -> bool:
+    """Whether an engine answers and has both images, or can pull them."""
+
+    def runs(*command: str, seconds: float) -> bool:
+        try:
+            return subprocess.run(command, capture_output=True, timeout=seconds, check=False).returncode == 0
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+
+    if not runs("docker", "info", seconds=10):
+        return False
+    return all(
+        runs("docker", "image", "inspect", image, seconds=10) or runs("docker", "pull", "-q", image, seconds=180)
+        for image in (KAFKA_IMAGE, POSTGRES_IMAGE)
+    )
+
+
+def open_backend(home: Path) -> Backend:
+    """The backend that TEST_BACKEND asks for, started. ``home`` is where the local one keeps its state."""
+    wanted = os.environ.get("TEST_BACKEND", "")
+    if wanted not in ("", "docker", "local"):
+        raise ValueError(f"TEST_BACKEND={wanted}: docker, local, or unset")
+    if wanted == "docker" or (not wanted and docker_has_images()):
+        os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+        return DockerBackend()
+    return LocalBackend(home)

@@ -1,0 +1,62 @@
+"""Reading a topic with a client of the test's own, apart from the platform's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from tests.conftest import Platform
+
+
+class Record(NamedTuple):
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Mapping[str, bytes]
+
+    def json(self) -> Any:
+        return orjson.loads(self.value or b"")
+
+
+def read_topic(platform: Platform, least: int, seconds: float = 30.0) -> list[Record]:
+    """Everything in the platform's topic, once there are ``least`` records."""
+    return asyncio.run(_read(platform.settings["KAFKA_BOOTSTRAP_SERVERS"], platform.topic, least, seconds))
+
+
+async def _read(servers: str, topic: str, least: int, seconds: float) -> list[Record]:
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=servers, auto_offset_reset="earliest")
+    await consumer.start()
+    found: list[Record] = []
+    deadline = time.monotonic() + seconds
+    try:
+        while time.monotonic() < deadline:
+            batches = await consumer.getmany(timeout_ms=500)
+            for messages in batches.values():
+                found += [Record(m.partition, m.offset, m.key, m.value, dict(m.headers)) for m in messages]
+            if not batches and len(found) >= least:
+                return found
+        raise AssertionError(f"{len(found)} records in {topic} after {seconds:g} s, expected {least}")
+    finally:
+        await consumer.stop()
+
+
+def write_topic(platform: Platform, values: Iterable[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
+    """Puts (key, value) records straight into the platform's topic, past the ingestion service."""
+    asyncio.run(_write(platform.settings["KAFKA_BOOTSTRAP_SERVERS"], platform.topic, list(values), partition))
+
+
+async def _write(servers: str, topic: str, values: list[tuple[bytes | None, bytes | None]], partition: int) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all")
+    await producer.start()
+    try:
+        await asyncio.gather(
+            *[await producer.send(topic, value, key=key, partition=partition) for key, value in values]
+        )
+    finally:
+        await producer.stop()
