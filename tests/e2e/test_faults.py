@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -16,7 +19,7 @@ import pytest
 from tests.conftest import Platform
 from tests.e2e.oracle import Ledger, Posted, judge, post_events
 from tests.support.backend import Backend
-from tests.support.process import Service
+from tests.support.process import ROOT, Service
 from tests.support.wait import count, query, until
 
 pytestmark = pytest.mark.e2e
@@ -105,6 +108,44 @@ def test_kafka_killed_and_restarted_under_load(platform: Platform, backend: Back
             backend.start_kafka()
     assert_each_once(platform, work)
     assert ingestion.metric("ingestion_events_unavailable_total", reason="broker_unavailable") > 0
+
+
+def test_kafka_killed_under_the_load_of_send_events(platform: Platform, backend: Backend) -> None:
+    ingestion = platform.start("ingestion_service", KAFKA_PUBLISH_TIMEOUT_SECONDS="2")
+    platform.start("event_consumer")
+    analytics = platform.start("analytics_service")
+    sending = subprocess.Popen(
+        [
+            sys.executable,
+            "tools/send_events.py",
+            "--url",
+            f"{ingestion.url}/events",
+            "--events",
+            "1500",
+            "--rate",
+            "150",
+            "--max-wait",
+            "120",
+            "--json-summary",
+            "--quiet",
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    events_flow(platform, 100)
+    backend.kill_kafka()
+    time.sleep(3)
+    backend.start_kafka()
+    output, _ = sending.communicate(timeout=200)
+    assert sending.returncode == 0, output
+    summary = json.loads(output.splitlines()[-1])
+    assert (summary["sent"], summary["acknowledged"]) == (1500, 1500)
+    drained(platform, 1500)
+    ids = {str(event_id) for (event_id,) in query(platform.database_url, "select event_id from events")}
+    assert ids == set(summary["event_ids"])
+    reply = analytics.get("/analytics/events/count", from_ts=summary["from_ts"], to_ts=summary["to_ts"])
+    assert reply.json()["count"] == 1500
 
 
 @pytest.mark.parametrize("kills", [10, pytest.param(100, marks=[pytest.mark.exhaustive, pytest.mark.timeout(1800)])])
