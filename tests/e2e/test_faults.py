@@ -114,21 +114,9 @@ def test_kafka_killed_under_the_load_of_send_events(platform: Platform, backend:
     ingestion = platform.start("ingestion_service", KAFKA_PUBLISH_TIMEOUT_SECONDS="2")
     platform.start("event_consumer")
     analytics = platform.start("analytics_service")
+    options = "--events 1500 --rate 150 --max-wait 120 --json-summary --quiet"
     sending = subprocess.Popen(
-        [
-            sys.executable,
-            "tools/send_events.py",
-            "--url",
-            f"{ingestion.url}/events",
-            "--events",
-            "1500",
-            "--rate",
-            "150",
-            "--max-wait",
-            "120",
-            "--json-summary",
-            "--quiet",
-        ],
+        [sys.executable, "tools/send_events.py", "--url", f"{ingestion.url}/events", *options.split()],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
