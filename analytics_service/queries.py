@@ -56,6 +56,8 @@ def _number(text: str) -> datetime | None:
 
 
 def _mended(text: str) -> str:
+    # RFC 3339, 5.6: T and Z may be in lower case.
+    text = text.replace("t", "T").replace("z", "Z")
     # An unescaped + in a query string arrives as a space before the zone's digits.
     return re.sub(r" (\d{2}:?\d{2})$", r"+\1", text) if text.count(":") > 2 or "T" in text else text
 

@@ -97,8 +97,13 @@ class PostgresSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _postgres_uri(self) -> Self:
-        if urlsplit(self.database_url).scheme not in ("postgresql", "postgres"):
-            raise ValueError("DATABASE_URL must start with postgresql://")
+        try:
+            scheme, host = urlsplit(self.database_url).scheme, urlsplit(self.database_url).hostname
+        except ValueError:
+            # Python's own message would quote the address, the password with it.
+            raise ValueError("is no URI: percent-encode what is special in the user's name and password") from None
+        if scheme not in ("postgresql", "postgres") or not host:
+            raise ValueError("DATABASE_URL must have the form postgresql://user:password@host:port/database")
         return self
 
 
@@ -115,7 +120,7 @@ def load(settings: type[S], **overrides: Any) -> S:
         return settings(**overrides)
     except ValidationError as error:
         wrong = (
-            f"{'.'.join(str(part) for part in problem['loc']).upper() or 'settings'}: {problem['msg']}"
+            f"{'.'.join(str(part) for part in problem['loc']).upper() or 'DATABASE_URL'}: {problem['msg']}"
             for problem in error.errors(include_input=False, include_url=False)
         )
         raise ConfigurationError("; ".join(wrong)) from None
@@ -132,8 +137,9 @@ def env_names(settings: type[ServiceSettings]) -> dict[str, tuple[str, ...]]:
 
 def describe(settings: ServiceSettings, environ: Mapping[str, str] | None = None) -> list[tuple[str, str, str]]:
     """(variable, value, origin) per setting, for ``--print-config``; passwords in URLs are masked."""
-    environ = os.environ if environ is None else environ
-    in_file = dotenv_values(ENV_FILE)
+    # Case does not matter in the names: pydantic-settings reads them so.
+    environ = {name.upper(): value for name, value in (os.environ if environ is None else environ).items()}
+    in_file = {name.upper(): value for name, value in dotenv_values(ENV_FILE).items()}
     rows = []
     for name, variables in env_names(type(settings)).items():
         origin = "default"
@@ -152,7 +158,8 @@ def describe(settings: ServiceSettings, environ: Mapping[str, str] | None = None
 
 def mask(text: str) -> str:
     """``text`` with the password of every URL in it replaced."""
-    return re.sub(r"(://[^:/@\s]*:)[^@/\s]+@", r"\1***@", text)
+    text = re.sub(r"://([^:/?#\s]*):[^/?#\s]*@", r"://\1:***@", text)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
 
 def unknown_settings(settings: type[ServiceSettings], names: Iterable[str] | None = None) -> list[str]:

@@ -136,6 +136,11 @@ def traceparent_of(span: Span) -> str | None:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
+def valid_traceparent(traceparent: bytes | None) -> str | None:
+    """``traceparent`` as text where it is a usable one, to be passed on as it is."""
+    return traceparent.decode() if traceparent and span_context_of(traceparent) else None
+
+
 def span_context_of(traceparent: str | bytes | None) -> SpanContext | None:
     """The remote span context that ``traceparent`` names; None where it is absent or malformed."""
     if not traceparent:

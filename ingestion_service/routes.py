@@ -17,7 +17,7 @@ from event_core.codec import encode
 from event_core.errors import InvalidEvent, PlatformError, TooLarge, Unavailable
 from event_core.event import MAX_EVENT_BYTES, Event
 from event_core.http import UNEXPECTED, Problem, error_body, error_headers, request_id_from, status_of
-from event_core.telemetry import Tracing, context_of, get_logger, traceparent_of
+from event_core.telemetry import Tracing, context_of, get_logger, traceparent_of, valid_traceparent
 from ingestion_service.accept import accept
 from ingestion_service.errors import STATUSES, BodyTimeout, UnsupportedEncoding
 from ingestion_service.metrics import Metrics
@@ -101,31 +101,23 @@ class PostEvent:
             )
         if length > self._max_body:
             raise self._too_large()
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            return self._within_limit(message.get("body", b""))
         chunks: list[bytes] = []
         size = 0
         try:
             async with asyncio.timeout(self._body_timeout):
                 while True:
+                    message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGone
-                    chunk = message.get("body", b"")
+                    chunk: bytes = message.get("body", b"")
                     size += len(chunk)
                     if size > self._max_body:
                         raise self._too_large()
                     chunks.append(chunk)
                     if not message.get("more_body"):
                         return b"".join(chunks)
-                    message = await receive()
         except TimeoutError:
             raise BodyTimeout(f"the body was not complete after {self._body_timeout:g} s: send it again") from None
-
-    def _within_limit(self, body: bytes) -> bytes:
-        if len(body) > self._max_body:
-            raise self._too_large()
-        return body
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
@@ -137,7 +129,7 @@ class PostEvent:
         """Accepts, encodes and publishes; under a span where tracing is on."""
         if self._tracer is None:
             # Not tracing ourselves is no reason to cut a client's trace off from the consumer's.
-            return await self._publish(body, traceparent.decode("ascii", "replace") if traceparent else None)
+            return await self._publish(body, valid_traceparent(traceparent))
         with self._tracer.start_as_current_span(
             "POST /events", context=context_of(traceparent), kind=SpanKind.SERVER, record_exception=False
         ) as span:
