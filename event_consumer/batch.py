@@ -21,10 +21,12 @@ class Item(NamedTuple, Generic[Row]):
 class Batch(Generic[Row]):
     """Rows, dead letters and the offsets after them: written together or not at all."""
 
-    def __init__(self, max_records: int, max_age: float) -> None:
-        """``max_age`` in seconds, counted from the first message."""
+    def __init__(self, max_records: int, max_age: float, max_bytes: int = 1 << 24) -> None:
+        """``max_age`` in seconds, counted from the first message; ``max_bytes`` of message values."""
         self._max_records = max_records
         self._max_age = max_age
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self.items: list[Item[Row]] = []
         self.dead: list[DeadLetter] = []
         self.offsets: dict[TopicPartition, int] = {}
@@ -36,8 +38,8 @@ class Batch(Generic[Row]):
 
     @property
     def room(self) -> int:
-        """How many more messages it takes before it must be written."""
-        return max(0, self._max_records - len(self))
+        """How many more messages it takes before it must be written; 0 once its bytes are too many."""
+        return max(0, self._max_records - len(self)) if self._bytes < self._max_bytes else 0
 
     def add(
         self, partition: TopicPartition, items: list[Item[Row]], dead: list[DeadLetter], next_offset: int, now: float
@@ -48,6 +50,7 @@ class Batch(Generic[Row]):
         self.items += items
         self.dead += dead
         self.offsets[partition] = next_offset
+        self._bytes += sum(len(item.message.value or b"") for item in items) + sum(len(d.value or b"") for d in dead)
         first = min((item.message.timestamp for item in items), default=None)
         if first is not None and first >= 0:
             self.oldest_ms = first if self.oldest_ms is None else min(self.oldest_ms, first)
@@ -64,4 +67,4 @@ class Batch(Generic[Row]):
 
     def empty(self) -> Batch[Row]:
         """A new batch with the same limits."""
-        return Batch(self._max_records, self._max_age)
+        return Batch(self._max_records, self._max_age, self._max_bytes)

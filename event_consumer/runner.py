@@ -30,6 +30,8 @@ Row = TypeVar("Row")
 
 POLL_SECONDS = 0.25
 """Longest wait of one poll: also how soon a stop is noticed."""
+POLL_RECORDS = 500
+"""Most messages of one poll: with the largest events (256 KiB) it brings 128 MiB, however well they were compressed."""
 LONGEST_BACKOFF_SECONDS = 5.0
 
 
@@ -71,7 +73,8 @@ class Runner(Generic[Row]):
             await self._flush(stop)
 
     async def _step(self, stop: asyncio.Event) -> None:
-        polled = await self._poll(self._batch.room, self._batch.wait(self._monotonic(), POLL_SECONDS))
+        room = min(self._batch.room, POLL_RECORDS)
+        polled = await self._poll(room, self._batch.wait(self._monotonic(), POLL_SECONDS))
         if polled is None:
             return
         if polled.generation != self._generation:

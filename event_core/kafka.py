@@ -204,8 +204,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             heartbeat_interval_ms=2_000,
             rebalance_timeout_ms=30_000,
             max_poll_interval_ms=300_000,
-            max_partition_fetch_bytes=4 << 20,
-            fetch_max_bytes=32 << 20,
+            max_partition_fetch_bytes=1 << 20,
+            fetch_max_bytes=8 << 20,
             fetch_max_wait_ms=250,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )

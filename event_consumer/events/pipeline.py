@@ -58,7 +58,9 @@ class EventsPipeline:
             source,
             to_row,
             store,
-            Batch[EventRow](settings.consumer_batch_size, settings.consumer_batch_age_seconds),
+            Batch[EventRow](
+                settings.consumer_batch_size, settings.consumer_batch_age_seconds, settings.consumer_batch_bytes
+            ),
             metrics=self._metrics,
             tracer=BatchTracer(tracing.tracer, "postgresql"),
             clock=utc_now,
