@@ -1,0 +1,134 @@
+"""Whatever happens in whatever order: every event is stored once, every bad message is set aside once, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.consumer import AWAY, PARTITIONS, Consumer
+from tests.unit.virtual_time import run
+
+Operation = tuple[Any, ...]
+
+NUMBER = st.integers(0, len(PARTITIONS) - 1)
+SOME = st.sets(NUMBER)
+# Equal values are one event sent again; like a user's events, they go to one partition.
+VALUES = st.lists(
+    st.sampled_from([b"bad", b"bad2", b"", None, *(b"%d" % n for n in range(12))]), min_size=1, max_size=12
+)
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), NUMBER, VALUES),
+        st.tuples(st.just("wait"), st.floats(0.0, 3.0)),
+        st.tuples(st.just("rebalance"), SOME),
+        st.tuples(st.just("outage"), st.floats(0.0, 40.0)),
+        st.tuples(st.just("begin outage")),
+        st.tuples(st.just("end outage")),
+        st.tuples(st.just("slow"), st.sampled_from([0.0, 0.01, 0.3, 2.0])),
+        st.tuples(st.just("lose answers"), st.integers(1, 3)),
+        st.tuples(st.just("kafka away"), st.floats(0.0, 5.0)),
+        st.tuples(st.just("rival"), SOME, st.integers(1, 5)),
+        st.tuples(st.just("stop")),
+        st.tuples(st.just("kill")),
+    ),
+    max_size=25,
+)
+
+
+async def append(consumer: Consumer, partition: int, values: list[bytes | None]) -> None:
+    for value in values:
+        named = value if not value or value.startswith(b"bad") else b"%d/%b" % (partition, value)
+        consumer.log.append(PARTITIONS[partition], named)
+
+
+async def wait(consumer: Consumer, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+async def rebalance(consumer: Consumer, partitions: set[int]) -> None:
+    consumer.log.assign(PARTITIONS[number] for number in partitions)
+
+
+async def outage(consumer: Consumer, seconds: float) -> None:
+    consumer.store.outage = AWAY
+    await asyncio.sleep(seconds)
+    consumer.store.outage = None
+
+
+async def begin_outage(consumer: Consumer) -> None:
+    consumer.store.outage = AWAY
+
+
+async def end_outage(consumer: Consumer) -> None:
+    consumer.store.outage = None
+
+
+async def slow(consumer: Consumer, seconds: float) -> None:
+    consumer.store.slow = seconds
+
+
+async def lose_answers(consumer: Consumer, count: int) -> None:
+    consumer.store.lose_answers = count
+
+
+async def kafka_away(consumer: Consumer, seconds: float) -> None:
+    consumer.log.away = True
+    await asyncio.sleep(seconds)
+    consumer.log.away = False
+
+
+async def rival(consumer: Consumer, partitions: set[int], count: int) -> None:
+    if consumer.store.outage is None:
+        await consumer.rival(partitions, count)
+
+
+async def stop(consumer: Consumer) -> None:
+    await consumer.stop()
+    consumer.start()
+
+
+async def kill(consumer: Consumer) -> None:
+    await consumer.kill()
+    consumer.start()
+
+
+STEPS: dict[str, Callable[..., Awaitable[None]]] = {
+    "append": append,
+    "wait": wait,
+    "rebalance": rebalance,
+    "outage": outage,
+    "begin outage": begin_outage,
+    "end outage": end_outage,
+    "slow": slow,
+    "lose answers": lose_answers,
+    "kafka away": kafka_away,
+    "rival": rival,
+    "stop": stop,
+    "kill": kill,
+}
+
+
+@settings(max_examples=250)
+@given(OPERATIONS, st.sampled_from([1, 3, 10]), st.sampled_from([0.0, 0.2, 1.0]))
+def test_everything_is_stored_exactly_once(operations: list[Operation], size: int, age: float) -> None:
+    async def scenario() -> None:
+        consumer = Consumer(batch_size=size, batch_age=age)
+        consumer.start()
+        for name, *arguments in operations:
+            await STEPS[name](consumer, *arguments)
+        consumer.store.outage = None
+        consumer.store.slow = 0.0
+        consumer.log.assign(PARTITIONS)
+        await consumer.drain()
+        await consumer.stop()
+        consumer.assert_everything_is_stored_once()
+        # What a rival stored, or a commit whose answer was lost, is not counted; nothing is counted twice.
+        assert consumer.metric("consumer_dead_letters_total", reason="invalid_event") <= len(consumer.store.dead)
+        assert consumer.metric("consumer_events_stored_total") <= len(consumer.store.rows)
+
+    run(scenario())

@@ -1,0 +1,63 @@
+"""What each database error means for a batch."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from event_consumer.verdict import Verdict, judge
+
+TABLE: list[tuple[str | None, str | None, Verdict]] = [
+    (None, None, Verdict.WAIT),  # the connection failed
+    ("08000", None, Verdict.WAIT),  # connection_exception
+    ("08006", None, Verdict.WAIT),  # connection_failure
+    ("25006", None, Verdict.WAIT),  # read_only_sql_transaction: a failover
+    ("25P03", None, Verdict.WAIT),  # idle_in_transaction_session_timeout
+    ("40001", None, Verdict.WAIT),  # serialization_failure
+    ("40P01", None, Verdict.WAIT),  # deadlock_detected
+    ("53100", None, Verdict.WAIT),  # disk_full
+    ("53200", None, Verdict.WAIT),  # out_of_memory
+    ("53300", None, Verdict.WAIT),  # too_many_connections
+    ("55P03", None, Verdict.WAIT),  # lock_not_available
+    ("57014", None, Verdict.WAIT),  # query_canceled
+    ("57P01", None, Verdict.WAIT),  # admin_shutdown
+    ("57P03", None, Verdict.WAIT),  # cannot_connect_now
+    ("58030", None, Verdict.WAIT),  # io_error
+    ("XX000", None, Verdict.WAIT),  # internal_error
+    ("22001", None, Verdict.DATA),  # string_data_right_truncation
+    ("22003", None, Verdict.DATA),  # numeric_value_out_of_range
+    ("22008", None, Verdict.DATA),  # datetime_field_overflow
+    ("22021", None, Verdict.DATA),  # character_not_in_repertoire
+    ("22P02", None, Verdict.DATA),  # invalid_text_representation
+    ("22P05", None, Verdict.DATA),  # untranslatable_character
+    ("23502", None, Verdict.DATA),  # not_null_violation
+    ("23503", "some_fk", Verdict.DATA),  # foreign_key_violation
+    ("23505", "some_key", Verdict.DATA),  # unique_violation
+    ("23514", "a_check", Verdict.DATA),  # check_violation
+    ("54000", None, Verdict.DATA),  # program_limit_exceeded: too long for an index
+    ("54001", None, Verdict.DATA),  # statement_too_complex: nested too deep
+    ("23514", None, Verdict.STOP),  # no partition takes the row
+    ("23514", "", Verdict.STOP),
+    ("28000", None, Verdict.STOP),  # invalid_authorization_specification
+    ("28P01", None, Verdict.STOP),  # invalid_password
+    ("3D000", None, Verdict.STOP),  # invalid_catalog_name
+    ("3F000", None, Verdict.STOP),  # invalid_schema_name
+    ("42501", None, Verdict.STOP),  # insufficient_privilege
+    ("42601", None, Verdict.STOP),  # syntax_error
+    ("42703", None, Verdict.STOP),  # undefined_column
+    ("42P01", None, Verdict.STOP),  # undefined_table
+]
+
+
+@pytest.mark.parametrize(("sqlstate", "constraint", "verdict"), TABLE)
+def test_each_error_is_waited_out_or_blamed_on_a_row_or_ends_the_service(
+    sqlstate: str | None, constraint: str | None, verdict: Verdict
+) -> None:
+    assert judge(sqlstate, constraint=constraint) is verdict
+
+
+@given(st.from_regex(r"(0[0-9A-Z]|[156-9A-Z][0-9A-Z]|5[0-35-9A-Z]|4[013-9A-Z])[0-9A-Z]{3}", fullmatch=True))
+def test_an_error_that_nobody_foresaw_loses_no_event(sqlstate: str) -> None:
+    if not sqlstate.startswith("54"):
+        assert judge(sqlstate) is Verdict.WAIT
