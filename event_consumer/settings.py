@@ -15,7 +15,9 @@ class ConsumerSettings(KafkaSettings, PostgresSettings):
         None, description="Unique per process: a restart then takes its partitions back at once"
     )
     consumer_batch_size: int = Field(5_000, ge=1, le=50_000, description="Messages per transaction at most")
-    consumer_batch_bytes: int = Field(16 << 20, ge=1 << 20, description="Bytes of messages per transaction, about at most")
+    consumer_batch_bytes: int = Field(
+        16 << 20, ge=1 << 20, description="Bytes of messages per transaction, about at most"
+    )
     consumer_batch_age_seconds: float = Field(
         0.2, ge=0, description="A smaller batch is written once its first message is this old"
     )
