@@ -1,0 +1,163 @@
+"""``python -m tests.benchmarks``: measures, prints a table on standard output, writes JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import structlog
+from rich.console import Console
+
+from event_core.clock import rfc3339
+from event_core.settings import ENV_FILE
+from tests.benchmarks import consumer, ingestion, latency, machine
+from tests.benchmarks.generator import choose
+from tests.benchmarks.report import Results, print_report
+from tests.benchmarks.servers import DURABLE, PARTITIONS, Servers
+from tests.support.backend import open_backend
+from tests.support.process import ROOT
+
+PARTS = ("ingestion", "consumer", "latency")
+
+
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description="Measure ingestion, the consumer and POST-to-visible latency on real Kafka and Postgres of its own.",
+        epilog="Exit status: 0 measured (whether or not targets are met), 1 something failed, 130 interrupted.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--only", choices=PARTS, help="one part instead of all three")
+    add("--rounds", type=int, default=3, help="of each measurement; ours and the baseline take turns")
+    add("--seconds", type=float, default=8.0, help="measured seconds of an ingestion or latency round")
+    add("--rows", type=int, default=300_000, help="events in the consumer's preloaded topic")
+    add("--naive-rows", type=int, default=60_000, help="events for the consumer's baseline; a multiple of 100")
+    add("--json", type=Path, default=Path("bench-results/latest.json"), metavar="FILE", help="where the figures go")
+    add("--backend", choices=("docker", "local", "auto"), default="auto", help="where Kafka and Postgres run")
+    add(
+        "--generator", choices=("wrk", "own", "auto"), default="auto", help="who posts; auto: wrk where it is installed"
+    )
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or options.seconds < 1 or options.rows < 20_000:
+        parser.error("at least 1 round, 1 second and 20,000 rows")
+    if options.naive_rows < 1_000 or options.naive_rows % 100:
+        parser.error("--naive-rows: at least 1,000, and a multiple of 100")
+    if options.only in (None, "latency") and options.seconds * latency.PROBES_PER_SECOND < latency.ANALYTICS_EVERY:
+        parser.error("--seconds is too short for a latency round")
+    return options
+
+
+def measure(options: argparse.Namespace, servers: Servers) -> Results:
+    """Runs the parts that are asked for."""
+    results = Results()
+    wanted = PARTS if options.only is None else (options.only,)
+    if "ingestion" in wanted:
+        results.ingestion = ingestion.run(
+            servers, options.generator, rounds=options.rounds, seconds=options.seconds, say=say
+        )
+    if "consumer" in wanted:
+        results.consumer, results.message_bytes = consumer.run(
+            servers, rounds=options.rounds, rows=options.rows, naive_rows=options.naive_rows, say=say
+        )
+    if "latency" in wanted:
+        results.latency = latency.run(servers, rounds=options.rounds, seconds=options.seconds, say=say)
+    return results
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    options.generator = choose(options.generator)
+    if options.backend != "auto":
+        os.environ["TEST_BACKEND"] = options.backend
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that is still starting is no news
+    facts: dict[str, Any] = {**machine.facts(), "load_average_start": machine.load_average()}
+    started, stolen = time.monotonic(), machine.stolen_seconds()
+    home = Path(tempfile.mkdtemp(prefix="bench-"))
+    if (ROOT / ENV_FILE).exists():
+        say(f"note: the services read {ENV_FILE} as always; what it sets is measured with")
+    say("starting Kafka and Postgres")
+    stack, logs = home / "stack", home / "logs"
+    stack.mkdir()
+    logs.mkdir()
+    backend = open_backend(stack)
+    try:
+        with psycopg.connect(f"{backend.postgres}/postgres") as connection:
+            facts["postgres"] = machine.server_versions(connection)
+        results = measure(options, Servers(backend, logs))
+        facts["load_average_end"] = machine.load_average()
+        core_seconds = (time.monotonic() - started) * int(facts["cores"])
+        facts["stolen_share"] = round((machine.stolen_seconds() - stolen) / core_seconds, 4)
+    except BaseException:
+        _keep_logs(logs)  # they tell what went wrong
+        raise
+    finally:
+        backend.close()
+        shutil.rmtree(home, ignore_errors=True)
+    document = {
+        "finished_at": rfc3339(datetime.now(UTC)),
+        "seconds": round(time.monotonic() - started, 1),
+        "commit": _commit(),
+        "backend": type(backend).__name__,
+        "generator": options.generator,
+        "machine": facts,
+        "settings": {
+            **{name: getattr(options, name) for name in ("rounds", "seconds", "rows", "naive_rows")},
+            "partitions": PARTITIONS,
+            "services": DURABLE,
+            "latency_rate": latency.RATE,
+            "probes_per_second": latency.PROBES_PER_SECOND,
+        },
+        **results.as_json(),
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print_report(results, facts, Console(width=max(100, Console().width)))
+    say(f"written to {options.json}")
+    return 0
+
+
+def _keep_logs(logs: Path) -> None:
+    """Copies the services' logs to where they outlive the run."""
+    if logs.exists():
+        kept = Path(tempfile.mkdtemp(prefix="bench-logs-"))
+        shutil.copytree(logs, kept, dirs_exist_ok=True)
+        say(f"the services' logs: {kept}")
+
+
+def _commit() -> str:
+    """Of the code that was measured, with a + where it was changed since; empty outside a repository."""
+
+    def git(*command: str) -> str:
+        try:
+            return subprocess.run(
+                ["git", *command], cwd=ROOT, capture_output=True, text=True, check=False
+            ).stdout.strip()
+        except OSError:
+            return ""
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,62 @@
+"""Rounds, medians and ratios. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+Figures = dict[str, float]
+"""What one round measured, by name."""
+
+
+@dataclass
+class Side:
+    """One program's rounds."""
+
+    rounds: list[Figures] = field(default_factory=list)
+
+    @property
+    def medians(self) -> Figures:
+        """Of each figure over the rounds; empty where there was none."""
+        if not self.rounds:
+            return {}
+        return {name: round(median(one[name] for one in self.rounds), 3) for name in self.rounds[0]}
+
+    def spread(self, name: str) -> tuple[float, float]:
+        """Least and greatest of the rounds."""
+        values = [one[name] for one in self.rounds]
+        return min(values), max(values)
+
+    def as_json(self) -> dict[str, object]:
+        return {"median": self.medians, "rounds": self.rounds}
+
+
+@dataclass
+class Comparison:
+    """Ours and the baseline, in rounds that alternate."""
+
+    ours: Side = field(default_factory=Side)
+    naive: Side = field(default_factory=Side)
+
+    def ratio(self, name: str) -> float:
+        """The median of ours/baseline of each pair of neighbouring rounds, so that a drifting machine cancels out."""
+        pairs = [(a[name], b[name]) for a, b in zip(self.ours.rounds, self.naive.rounds, strict=False)]
+        ratios = [a / b for a, b in pairs if b]
+        return round(median(ratios), 2) if ratios else math.nan
+
+    def as_json(self, ratios: Sequence[str]) -> dict[str, object]:
+        return {
+            "ours": self.ours.as_json(),
+            "naive": self.naive.as_json(),
+            "ratio": {name: self.ratio(name) for name in ratios},
+        }
+
+
+def quantiles(values: Sequence[float], wanted: Mapping[str, float]) -> Figures:
+    """By nearest rank. Raises ValueError where there are no values."""
+    if not values:
+        raise ValueError("nothing was measured")
+    ordered = sorted(values)
+    return {name: round(ordered[max(0, math.ceil(q * len(ordered)) - 1)], 2) for name, q in wanted.items()}
