@@ -7,7 +7,7 @@ from analytics_service.metrics import Metrics
 from analytics_service.settings import AnalyticsSettings
 from analytics_service.store import PostgresStore, open_reader
 from event_core.main import Built, run_service
-from event_core.postgres import PostgresPing
+from event_core.postgres import PostgresPing, opened
 from event_core.telemetry import Tracing
 
 
@@ -17,7 +17,7 @@ def build(settings: AnalyticsSettings) -> Built:
     tracing = Tracing.from_settings(settings)
     pool = open_reader(settings)
     store = PostgresStore(pool, settings, metrics, tracing)
-    deps = Deps(store, [PostgresPing(pool)], metrics, tracing, pool)
+    deps = Deps(store, [PostgresPing(pool)], metrics, tracing, opened(pool))
     return Built(
         app=create_app(settings, deps),
         ports=[settings.analytics_port],

@@ -21,8 +21,9 @@ from event_core.telemetry import Tracing
 
 COUNT_EVENTS = load_sql("analytics_service.sql", "count_events")
 
-_UNANSWERED = ("08", "53", "57", "40", "55")
-"""SQLSTATE classes in which asking again can help: connection, resources, operator, rollback, lock."""
+_UNANSWERED = ("08", "53", "57", "40", "55", "3D", "42P01")
+"""SQLSTATEs with which asking again can help: connection, resources, operator, rollback, lock; and a database or a table that
+the migration has yet to make."""
 
 
 class Store(Protocol):

@@ -20,7 +20,7 @@ from event_core.telemetry import get_logger
 
 log = get_logger(__name__)
 
-DRAIN_SECONDS = 25
+DRAIN_SECONDS = 12
 """How long the loop may take to write what is in hand once the process was asked to end."""
 
 Pipeline = Callable[[asyncio.Event], Awaitable[None]]
@@ -45,8 +45,10 @@ def create_app(service_name: str, deps: Deps) -> ASGIApp:
         running = asyncio.ensure_future(deps.pipeline(stop))
 
         def ended(task: asyncio.Future[None]) -> None:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                deps.on_failure(error)
+            if stop.is_set():
+                return  # what goes wrong while ending is logged there
+            error = None if task.cancelled() else task.exception()
+            deps.on_failure(error or RuntimeError("the pipeline ended by itself"))
 
         running.add_done_callback(ended)
         try:

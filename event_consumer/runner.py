@@ -30,8 +30,8 @@ Row = TypeVar("Row")
 
 POLL_SECONDS = 0.25
 """Longest wait of one poll: also how soon a stop is noticed."""
-POLL_RECORDS = 500
-"""Most messages of one poll: with the largest events (256 KiB) it brings 128 MiB, however well they were compressed."""
+POLL_RECORDS = 100
+"""Most messages of one poll: of the largest events (256 KiB) it brings 25 MiB, however well they were compressed."""
 LONGEST_BACKOFF_SECONDS = 5.0
 
 
@@ -105,6 +105,7 @@ class Runner(Generic[Row]):
                 break
             except DatabaseUnavailable as error:
                 backoff = await self._wait_out(error, backoff, stop)
+                await self._poll(0, 0)  # else the group would take this member for dead after some minutes
         for partition, offset in self._positions.items():
             self._source.seek(partition, offset)
         self._generation = polled.generation

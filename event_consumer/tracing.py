@@ -77,7 +77,7 @@ def _sampled(batch: Batch[Any]) -> Generator[tuple[SpanContext, str]]:
         headers = dict(item.message.headers)
         context = span_context_of(headers.get(HEADER_TRACEPARENT))
         if context is not None and context.trace_flags.sampled:
-            yield context, headers.get(HEADER_EVENT_ID, b"").decode("ascii", "replace")
+            yield context, (headers.get(HEADER_EVENT_ID) or b"").decode("ascii", "replace")
             found += 1
             if found == MOST_LINKS:
                 return

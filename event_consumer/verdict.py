@@ -15,7 +15,7 @@ class Verdict(Enum):
 
 
 _DATA_CLASSES = ("22", "54", "23")
-_STOP_CLASSES = ("28", "42", "3D", "3F")
+_STOP_CLASSES = ("28", "42", "3F")
 _MISSING_PARTITION = "23514"
 
 

@@ -28,7 +28,7 @@ _SCHEMA = (HEADER_SCHEMA, EVENT_SCHEMA)
 
 
 class Record(NamedTuple):
-    """What a producer sends: ``key`` decides the partition."""
+    """What a producer sends: ``key`` decides the partition; the first header is the event's id."""
 
     key: bytes
     value: bytes

@@ -10,6 +10,7 @@ PlatformError
 │   ├── DatabaseUnavailable     Postgres cannot be reached
 │   └── Overloaded              too much is in flight
 ├── UndecodableMessage          a record of a topic that is no event: a dead letter
+├── ClientBroken                a client library's background work has ended: only a new process mends it
 ├── SchemaMismatch              the database's schema is not one that this code knows
 └── ConfigurationError          the operator must change a setting
 """
@@ -84,6 +85,10 @@ class UndecodableMessage(PlatformError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class ClientBroken(PlatformError):
+    code: ClassVar[str] = "client_broken"
 
 
 class SchemaMismatch(PlatformError):

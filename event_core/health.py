@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Response
@@ -23,7 +23,7 @@ class Ping(Protocol):
     def name(self) -> str:
         """``kafka``, ``postgres`` …: becomes the check's name and the field ``<name>_connected``."""
 
-    async def ping(self) -> None:
+    def ping(self) -> Coroutine[Any, Any, None]:
         """Returns where the dependency is usable; raises with a message for people where it is not."""
 
 
@@ -47,15 +47,23 @@ class Health:
         self._version = version
         self._pings = pings
         self._started = time.monotonic()
+        self._asking: dict[str, asyncio.Task[None]] = {}
 
     async def _check(self, ping: Ping) -> dict[str, Any]:
         began = time.perf_counter()
-        try:
-            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
-                await ping.ping()
-        except TimeoutError:
+        # One question at a time per dependency, however many ask; and one that does not end is left behind, not waited for:
+        # asyncio's own time-outs wait for the cancellation, which a frozen server can hold up for long.
+        task = self._asking.get(ping.name)
+        if task is None:
+            task = self._asking[ping.name] = asyncio.create_task(ping.ping())
+            task.add_done_callback(lambda _: self._asking.pop(ping.name, None))
+        await asyncio.wait({task}, timeout=PING_TIMEOUT_SECONDS)
+        if not task.done():
+            task.cancel()
             return {"status": "down", "error": f"no answer within {PING_TIMEOUT_SECONDS:g} s"}
-        except Exception as error:  # a ping's failure of any kind is the finding, not a fault of ours
+        if task.cancelled():
+            return {"status": "down", "error": "the question was cancelled"}
+        if (error := task.exception()) is not None:
             return {"status": "down", "error": str(error) or type(error).__name__}
         return {"status": "up", "latency_ms": round((time.perf_counter() - began) * 1000, 2)}
 

@@ -27,12 +27,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from event_core.clock import rfc3339, utc_now
 from event_core.errors import ConfigurationError, InvalidEvent, PlatformError, Unavailable
+from event_core.protocol import BoundedHttpProtocol
 from event_core.telemetry import get_logger
 
 log = get_logger(__name__)
 
-GRACEFUL_SECONDS = 15
-"""How long open requests may take to finish once the process was asked to end."""
+GRACEFUL_SECONDS = 12
+"""How long open requests may take to finish once the process was asked to end; the rest of 30 s is for what comes after."""
 KEEP_ALIVE_SECONDS = 75
 """Above the 60 s of common load balancers, so that they and not we close idle connections."""
 
@@ -194,6 +195,8 @@ def metrics_app(registry: CollectorRegistry) -> ASGIApp:
 def _server(app: ASGIApp, *, lifespan: bool) -> _Server:
     config = uvicorn.Config(
         app,
+        http=BoundedHttpProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="on" if lifespan else "off",

@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from event_core.codec import Record
-from event_core.errors import BrokerUnavailable
+from event_core.errors import BrokerUnavailable, ClientBroken
 from event_core.settings import KafkaSettings
 from event_core.source import Polled
 from event_core.telemetry import get_logger
@@ -26,6 +26,11 @@ from event_core.topics import TopicPartition, TopicSpec
 log = get_logger(__name__)
 
 REQUEST_TIMEOUT_MS = 10_000
+METADATA_MAX_AGE_MS = 30_000
+"""How soon new partitions are noticed."""
+CLOSE_SECONDS = 5.0
+"""How long leaving a group may take; then the broker finds out by itself."""
+COMMIT_SECONDS = 2.0
 MAX_BATCH_BYTES = 512 * 1024
 """Largest batch before compression: below the broker's default message.max.bytes (1 MiB), so that no batch is refused whole."""
 TOPIC_EXISTS = 36
@@ -48,15 +53,17 @@ async def ensure_topics(settings: KafkaSettings, specs: Iterable[TopicSpec]) -> 
     )
     try:
         await admin.start()
-        response = await admin.create_topics(
-            [NewTopic(spec.name, spec.partitions, spec.replication_factor) for spec in wanted.values()]
-        )
-        # The admin client does not raise for a single topic: its errors are in the reply.
-        for name, code, *message in response.topic_errors:
-            if code == 0:
-                log.info("topic made", topic=name, partitions=wanted[name].partitions)
-            elif code != TOPIC_EXISTS:
-                raise BrokerUnavailable(f"Kafka would not make the topic {name}: error {code} {message}")
+        missing = wanted.keys() - set(await admin.list_topics())
+        if missing:  # asked only then: a service without the right to make topics can work with those that are there
+            response = await admin.create_topics(
+                [NewTopic(name, wanted[name].partitions, wanted[name].replication_factor) for name in sorted(missing)]
+            )
+            # The admin client does not raise for a single topic: its errors are in the reply.
+            for name, code, *message in response.topic_errors:
+                if code == 0:
+                    log.info("topic made", topic=name, partitions=wanted[name].partitions)
+                elif code != TOPIC_EXISTS:
+                    raise BrokerUnavailable(f"Kafka would not make the topic {name}: error {code} {message}")
         for found in await admin.describe_topics(list(wanted)):
             spec = wanted[found["topic"]]
             partitions = found["partitions"]
@@ -114,6 +121,7 @@ class ProducerSession:
             compression_type=None if compression == "none" else compression,
             max_batch_size=MAX_BATCH_BYTES,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         session = cls(producer)
         try:
@@ -143,6 +151,10 @@ class ProducerSession:
         if not found:
             raise BrokerUnavailable(f"topic {topic} has no partitions yet")
         return len(found)
+
+    def known_partitions(self, topic: str) -> int:
+        """How many partitions ``topic`` has as last heard, without asking."""
+        return len(self._producer.client.cluster.partitions_for_topic(topic) or ())
 
     def new_batch(self) -> RecordBatch:
         return RecordBatch(self._producer.create_batch())
@@ -208,6 +220,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             fetch_max_bytes=8 << 20,
             fetch_max_wait_ms=250,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
 
     @classmethod
@@ -228,8 +241,15 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     async def stop(self) -> None:
         """Leaves the group, so that others take over at once."""
-        with contextlib.suppress(KafkaError, OSError):
-            await self._consumer.stop()
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._consumer.stop()
+
+    @property
+    def _alive(self) -> bool:
+        # aiokafka tells in no other way that its tasks have died; from then on every poll would fail.
+        tasks = (self._consumer._coordinator._coordination_task, self._consumer._fetcher._fetch_task)
+        return not any(task is not None and task.done() for task in tasks)
 
     def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
         self._generation += 1
@@ -248,6 +268,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             generation = self._generation
             found = await self._consumer.getmany(timeout_ms=int(wait * 1000), max_records=max_records or None)
         except (KafkaError, OSError) as error:
+            if not self._alive:
+                raise ClientBroken(f"the consumer's background work has ended: {error!r}") from error
             raise BrokerUnavailable(f"Kafka does not answer: {error!r}") from error
         finally:
             # What was taken away meanwhile must not be touched: aiokafka answers that with an assertion's failure.
@@ -271,8 +293,10 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         try:
-            await self._consumer.commit({_native(partition): offset for partition, offset in offsets.items()})
-        except (CommitFailedError, IllegalStateError, KafkaError, OSError) as error:
+            # Bounded: aiokafka tries again without end while no coordinator answers, and nothing depends on the outcome.
+            async with asyncio.timeout(COMMIT_SECONDS):
+                await self._consumer.commit({_native(partition): offset for partition, offset in offsets.items()})
+        except (CommitFailedError, IllegalStateError, KafkaError, OSError, TimeoutError) as error:
             log.debug("the offsets were not told to Kafka", error=repr(error))
 
     def end(self, partition: TopicPartition) -> int | None:
@@ -281,7 +305,9 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         return end
 
     async def ping(self) -> None:
-        """Raises BrokerUnavailable where a broker does not answer a metadata request."""
+        """Raises BrokerUnavailable where a broker does not answer a metadata request, or the client is broken."""
+        if not self._alive:
+            raise BrokerUnavailable("the consumer's background work has ended")
         try:
             await self._consumer._client.fetch_all_metadata()  # the public calls may wait without end
         except (KafkaError, OSError) as error:

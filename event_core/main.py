@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -86,6 +87,14 @@ def _print_config(settings: ServiceSettings) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
+def _tune_garbage_collection() -> None:
+    """Everything made so far lives as long as the process, and a batch of thousands of rows is no garbage: with Python's
+    defaults the collector took a fifth of the consumer's time to find out both, again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 async def _serve(settings: S, build: Callable[[S], Built]) -> int:
     configure_logging(settings)
     for warning in unknown_settings(type(settings)):
@@ -95,6 +104,7 @@ async def _serve(settings: S, build: Callable[[S], Built]) -> int:
     metrics = None
     if settings.metrics_port is not None and settings.metrics_port not in built.ports:
         metrics = (metrics_app(built.registry), bind(settings.host, settings.metrics_port, "METRICS_PORT"))
+    _tune_garbage_collection()
     log.info("listening", host=settings.host, ports=[listener.getsockname()[1] for listener in listeners])
     orderly = await serve(built.app, listeners, metrics=metrics, stop=built.stop)
     if built.failure is not None or not orderly:

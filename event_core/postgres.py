@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from event_core.errors import DatabaseUnavailable, SchemaMismatch
 from event_core.migrations import known_revisions
 from event_core.settings import PostgresSettings, mask
+
+CLOSE_SECONDS = 3.0
 
 Connection = PoolConnectionProxy
 """A connection lent by a pool."""
@@ -16,7 +22,7 @@ Connection = PoolConnectionProxy
 def open_pool(
     settings: PostgresSettings, *, size: int, application: str, server_settings: dict[str, str] | None = None
 ) -> asyncpg.Pool:
-    """A pool of 0 to ``size`` connections, made when they are needed: it opens (``async with``) while the database is down.
+    """A pool of 0 to ``size`` connections, made when they are needed: it opens (``opened``) while the database is down.
 
     ``command_timeout`` bounds every answer: with a frozen server ``asyncio.wait_for`` would not return.
     """
@@ -28,6 +34,20 @@ def open_pool(
         command_timeout=settings.database_timeout_seconds,
         server_settings={"application_name": application, "timezone": "UTC", **(server_settings or {})},
     )
+
+
+@contextlib.asynccontextmanager
+async def opened(pool: asyncpg.Pool) -> AsyncGenerator[asyncpg.Pool]:
+    """``pool`` open within the block; closed within ``CLOSE_SECONDS`` even where the server is frozen."""
+    await pool
+    try:
+        yield pool
+    finally:
+        closing = asyncio.ensure_future(pool.close())
+        await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+        if not closing.done():
+            closing.cancel()
+            pool.terminate()
 
 
 async def check_schema(connection: Connection) -> None:

@@ -98,7 +98,8 @@ class PostgresSettings(ServiceSettings):
     @model_validator(mode="after")
     def _postgres_uri(self) -> Self:
         try:
-            scheme, host = urlsplit(self.database_url).scheme, urlsplit(self.database_url).hostname
+            parts = urlsplit(self.database_url)
+            scheme, host, _ = parts.scheme, parts.hostname, parts.port
         except ValueError:
             # Python's own message would quote the address, the password with it.
             raise ValueError("is no URI: percent-encode what is special in the user's name and password") from None

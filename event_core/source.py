@@ -42,7 +42,12 @@ class Source(Protocol):
 
     async def poll(self, max_records: int, wait: float) -> Polled:
         """At most ``max_records`` messages, waiting up to ``wait`` seconds for the first. With 0 nothing is read, but the
-        group still sees this member alive."""
+        group still sees this member alive.
+
+        Raises:
+            BrokerUnavailable: Kafka is away; poll again.
+            ClientBroken: polling again does not help.
+        """
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Reads ``partition`` from ``offset`` on."""

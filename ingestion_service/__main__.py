@@ -13,13 +13,10 @@ from ingestion_service.settings import IngestionSettings
 def build(settings: IngestionSettings) -> Built:
     """The service, ready to be served."""
     metrics = Metrics()
-    deps = Deps(KafkaPublisher(settings, metrics), metrics, Tracing.from_settings(settings))
-    return Built(
-        app=create_app(settings, deps),
-        ports=settings.ingestion_ports,
-        ports_setting="INGESTION_PORTS",
-        registry=metrics.registry,
-    )
+    built = Built(ports=settings.ingestion_ports, ports_setting="INGESTION_PORTS", registry=metrics.registry)
+    publisher = KafkaPublisher(settings, metrics, on_failure=built.fail)
+    built.app = create_app(settings, Deps(publisher, metrics, Tracing.from_settings(settings)))
+    return built
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def create_app(settings: IngestionSettings, deps: Deps) -> ASGIApp:
         summary="Events over HTTP into Kafka: a 2xx means durable.",
         version=__version__,
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would name the host that the client claims to have asked
     )
     install_error_handlers(app, STATUSES)
     post_event = PostEvent(settings, deps.publisher, deps.metrics, deps.tracing, deps.clock)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import stamina
@@ -83,11 +83,18 @@ class MemoryPublisher:
 class _Batch:
     """Records that share one acknowledgement."""
 
-    __slots__ = ("acknowledged", "records")
+    __slots__ = ("acknowledged", "made", "records")
 
     def __init__(self, records: RecordBatch, acknowledged: asyncio.Future[None]) -> None:
         self.records = records
         self.acknowledged = acknowledged
+        self.made = time.monotonic()
+
+    def refuse(self, refusal: Unavailable) -> None:
+        """Ends the wait of everybody whose record is in it."""
+        if not self.acknowledged.done():
+            self.acknowledged.set_exception(refusal)
+            self.acknowledged.exception()  # seen: a client that has gone away must not make asyncio complain
 
 
 class KafkaPublisher:
@@ -95,7 +102,10 @@ class KafkaPublisher:
 
     name = "kafka"
 
-    def __init__(self, settings: IngestionSettings, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: IngestionSettings, metrics: Metrics, on_failure: Callable[[BaseException], None] | None = None
+    ) -> None:
+        """``on_failure`` is told where no connection can ever be made, as with an address that is none."""
         self._settings = settings
         self._metrics = metrics
         self._session: ProducerSession | None = None
@@ -107,11 +117,22 @@ class KafkaPublisher:
         self._trouble = asyncio.Event()
         self._problem = "the connection to Kafka is being made"
         self._keeper: asyncio.Task[None] | None = None
+        self._on_failure = on_failure
 
     async def start(self) -> None:
         if self._settings.kafka_acks != "all":
             log.warning("KAFKA_ACKS is not all: acknowledged events can be lost", acks=self._settings.kafka_acks)
         self._keeper = asyncio.create_task(self._keep_connected())
+        self._keeper.add_done_callback(self._keeper_ended)
+
+    def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
+        if keeper.cancelled() or (error := keeper.exception()) is None:
+            return
+        self._session = None
+        self._problem = f"no connection to Kafka can be made: {error!r}"
+        log.error("the publisher ended", exc_info=error)
+        if self._on_failure is not None:
+            self._on_failure(error)
 
     async def stop(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -160,17 +181,22 @@ class KafkaPublisher:
         deadline = self._settings.kafka_publish_timeout_seconds
         while queue:
             self._sending[partition] = batch = queue.popleft()
+            if time.monotonic() - batch.made > deadline:
+                # It has waited behind others for as long as a client may, and is certainly not stored.
+                self._pending_bytes -= batch.records.bytes
+                batch.refuse(
+                    Overloaded("the event was not stored: events come faster than Kafka takes them. Send it again")
+                )
+                continue
             began = time.perf_counter()
             try:
                 async with asyncio.timeout(deadline):
                     await session.send(batch.records, self._settings.kafka_topic, partition)
-            except (BrokerUnavailable, TimeoutError) as error:
-                problem = (
-                    f"Kafka did not acknowledge within {deadline:g} s"
-                    if isinstance(error, TimeoutError)
-                    else str(error)
-                )
-                self._give_up(session, problem)
+            except TimeoutError:
+                self._give_up(session, f"Kafka did not acknowledge within {deadline:g} s")
+                return
+            except Exception as error:  # whatever the client library raises, nobody may be left waiting
+                self._give_up(session, str(error) or repr(error))
                 return
             self._pending_bytes -= batch.records.bytes
             if not batch.acknowledged.done():
@@ -195,9 +221,7 @@ class KafkaPublisher:
             task.cancel()  # the drains of other partitions wait for the same broker
         in_flight = [batch for batch in self._sending.values() if batch is not None]
         for batch in [*in_flight, *(batch for queue in self._queues for batch in queue)]:
-            if not batch.acknowledged.done():
-                batch.acknowledged.set_exception(refusal)
-                batch.acknowledged.exception()  # seen: a client that has gone away must not make asyncio complain
+            batch.refuse(refusal)
         self._queues = []
         self._sending = {}
         self._pending_bytes = 0
@@ -225,6 +249,8 @@ class KafkaPublisher:
                     await self._trouble.wait()
             if not session.alive:
                 self._give_up(session, "the producer's sender task has ended")
+            elif session.known_partitions(self._settings.kafka_topic) != self._partitions:
+                self._give_up(session, "the topic's number of partitions has changed")
             self._metrics.pending_bytes.set(self._pending_bytes)
 
     async def _connect(self) -> tuple[ProducerSession, int]:

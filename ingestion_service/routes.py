@@ -13,9 +13,9 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from starlette.types import Receive, Scope, Send
 
 from event_core.clock import Clock
-from event_core.codec import encode
+from event_core.codec import Record, encode
 from event_core.errors import InvalidEvent, PlatformError, TooLarge, Unavailable
-from event_core.event import MAX_EVENT_BYTES, Event
+from event_core.event import MAX_EVENT_BYTES
 from event_core.http import UNEXPECTED, Problem, error_body, error_headers, request_id_from, status_of
 from event_core.telemetry import Tracing, context_of, get_logger, traceparent_of, valid_traceparent
 from ingestion_service.accept import accept
@@ -65,10 +65,9 @@ class PostEvent:
         request_id = request_id_from(given_id)
         headers: list[tuple[bytes, bytes]] = [_JSON]
         try:
-            body = await self._read(receive, length, encoding)
-            event = await self._store(body, traceparent)
+            event_id = await self._store(await self._read(receive, length, encoding), traceparent)
             status = 202
-            reply = b'{"status":"accepted","event_id":"%s"}' % str(event["event_id"]).encode()
+            reply = b'{"status":"accepted","event_id":"%s"}' % event_id
             self._metrics.accepted.inc()
         except PlatformError as error:
             status, reply = self._refuse(error, request_id)
@@ -95,7 +94,7 @@ class PostEvent:
         await send({"type": "http.response.body", "body": reply})
 
     async def _read(self, receive: Receive, length: int, encoding: bytes | None) -> bytes:
-        if encoding not in (None, b"identity"):
+        if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
             raise UnsupportedEncoding(
                 "Content-Encoding: only identity is taken by this version; send the body as it is"
             )
@@ -125,11 +124,13 @@ class PostEvent:
             reason="body_too_large",
         )
 
-    async def _store(self, body: bytes, traceparent: bytes | None) -> Event:
-        """Accepts, encodes and publishes; under a span where tracing is on."""
+    async def _store(self, body: bytes, traceparent: bytes | None) -> bytes:
+        """Accepts, encodes and publishes, under a span where tracing is on. Returns the event's id."""
         if self._tracer is None:
             # Not tracing ourselves is no reason to cut a client's trace off from the consumer's.
-            return await self._publish(body, valid_traceparent(traceparent))
+            record = self._encode(body, valid_traceparent(traceparent))
+            del body  # parsed and raw forms are many times the record's size: what waits for Kafka is the record alone
+            return await self._publish(record)
         with self._tracer.start_as_current_span(
             "POST /events", context=context_of(traceparent), kind=SpanKind.SERVER, record_exception=False
         ) as span:
@@ -137,23 +138,28 @@ class PostEvent:
             span.set_attribute("http.route", "/events")
             span.set_attribute("messaging.destination.name", self._topic)
             try:
-                event = await self._publish(body, traceparent_of(span))
+                record = self._encode(body, traceparent_of(span))
+                del body
+                event_id = await self._publish(record)
             except PlatformError as error:
                 span.set_status(Status(StatusCode.ERROR, error.code))
                 raise
-            span.set_attribute("messaging.message.id", str(event["event_id"]))
-            return event
+            span.set_attribute("messaging.message.id", event_id.decode())
+            return event_id
 
-    async def _publish(self, body: bytes, traceparent: str | None) -> Event:
-        event = accept(body, self._now())
-        record = encode(event, traceparent)
+    def _encode(self, body: bytes, traceparent: str | None) -> Record:
+        record = encode(accept(body, self._now()), traceparent)
         if len(record.value) > MAX_EVENT_BYTES:
             raise TooLarge(
                 f"the event is larger than {MAX_EVENT_BYTES:,} bytes once encoded: send less metadata",
                 reason="event_too_large",
             )
-        await self._publisher.publish(record)
-        return event
+        return record
+
+    async def _publish(self, record: Record) -> bytes:
+        # Shielded: many requests wait for one acknowledgement, and one that is cancelled must not take the others along.
+        await asyncio.shield(self._publisher.publish(record))
+        return record.headers[0][1]
 
     def _refuse(self, error: PlatformError, request_id: str) -> tuple[int, bytes]:
         if isinstance(error, InvalidEvent):

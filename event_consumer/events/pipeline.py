@@ -19,7 +19,7 @@ from event_core.clock import monotonic, utc_now
 from event_core.errors import BrokerUnavailable
 from event_core.kafka import KafkaSource, ensure_topics
 from event_core.main import Built
-from event_core.postgres import PostgresPing, open_pool
+from event_core.postgres import PostgresPing, open_pool, opened
 from event_core.telemetry import Tracing, get_logger
 from event_core.topics import TopicSpec
 
@@ -110,7 +110,7 @@ def build(settings: ConsumerSettings) -> Built:
     async def run(stop: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, tracing.shutdown)
-            await stack.enter_async_context(pool)
+            await stack.enter_async_context(opened(pool))
             await pipeline.run(store, tracing, stop)
 
     built.app = create_app(

@@ -70,7 +70,12 @@ class Log(MemorySource):
         self.away = False
         self.polled_while_waiting = 0
         self.told_too_early: list[tuple[TopicPartition, int]] = []
+        self.assigned = set(PARTITIONS)
         self._store = store
+
+    def assign(self, partitions: Iterable[TopicPartition]) -> None:
+        self.assigned = set(partitions)
+        super().assign(self.assigned)
 
     async def poll(self, max_records: int, wait: float) -> Polled:
         if self.away:

@@ -70,6 +70,28 @@ def test_more_messages_than_it_asked_for_leave_no_room() -> None:
     assert (len(batch), batch.room, batch.is_ready(0.0)) == (5, 0, True)
 
 
+@pytest.mark.parametrize("is_event", [True, False], ids=["events", "dead letters"])
+def test_it_is_ready_once_its_bytes_are_too_many(is_event: bool) -> None:
+    batch = Numbers(100, 60.0, 1000)
+    for number in range(10):
+        assert not batch.is_ready(0.0)
+        assert batch.room == 100 - number
+        message = FakeMessage("t", 0, number, b"x" * 100)
+        dead = [] if is_event else [dead_letter(message, UndecodableMessage("x", reason="not_json"))]
+        batch.add(P0, [Item((number,), message)] if is_event else [], dead, number + 1, 0.0)
+    assert batch.is_ready(0.0)
+    assert batch.room == 0
+    fresh = batch.empty()
+    fresh.add(P0, [Item((1,), FakeMessage("t", 0, 1, b"x" * 1000))], [], 2, 0.0)
+    assert fresh.is_ready(0.0)  # it kept the limit
+
+
+def test_a_message_without_a_value_weighs_nothing() -> None:
+    batch = Numbers(100, 60.0, 1)
+    batch.add(P0, [], [dead_letter(FakeMessage("t", 0, 0, None), UndecodableMessage("x", reason="not_json"))], 1, 0.0)
+    assert not batch.is_ready(0.0)
+
+
 def test_it_knows_the_offset_after_the_last_message_of_each_partition() -> None:
     batch = Numbers(10, 1.0)
     add(batch, 0.0, good=1, upto=4)

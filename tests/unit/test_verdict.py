@@ -41,7 +41,7 @@ TABLE: list[tuple[str | None, str | None, Verdict]] = [
     ("23514", "", Verdict.STOP),
     ("28000", None, Verdict.STOP),  # invalid_authorization_specification
     ("28P01", None, Verdict.STOP),  # invalid_password
-    ("3D000", None, Verdict.STOP),  # invalid_catalog_name
+    ("3D000", None, Verdict.WAIT),  # invalid_catalog_name
     ("3F000", None, Verdict.STOP),  # invalid_schema_name
     ("42501", None, Verdict.STOP),  # insufficient_privilege
     ("42601", None, Verdict.STOP),  # syntax_error
