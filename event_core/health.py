@@ -56,7 +56,7 @@ class Health:
         task = self._asking.get(ping.name)
         if task is None:
             task = self._asking[ping.name] = asyncio.create_task(ping.ping())
-            task.add_done_callback(lambda _: self._asking.pop(ping.name, None))
+            task.add_done_callback(lambda ended: self._answered(ping.name, ended))
         await asyncio.wait({task}, timeout=PING_TIMEOUT_SECONDS)
         if not task.done():
             task.cancel()
@@ -66,6 +66,11 @@ class Health:
         if (error := task.exception()) is not None:
             return {"status": "down", "error": str(error) or type(error).__name__}
         return {"status": "up", "latency_ms": round((time.perf_counter() - began) * 1000, 2)}
+
+    def _answered(self, name: str, task: asyncio.Task[None]) -> None:
+        self._asking.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # seen, also where nobody waits for it any more
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
         """(ready, body): ready where every dependency answered."""

@@ -168,12 +168,13 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
     Raises:
         ConfigurationError: the port is taken; names the setting that moves it.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except OSError as error:
+        listener.close()
         raise ConfigurationError(
             f"cannot listen on {host}:{port} ({error.strerror}): stop what uses it, or set {setting}"
         ) from None

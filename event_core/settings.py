@@ -99,7 +99,10 @@ class PostgresSettings(ServiceSettings):
     def _postgres_uri(self) -> Self:
         try:
             parts = urlsplit(self.database_url)
-            scheme, host, _ = parts.scheme, parts.hostname, parts.port
+            # Several hosts, and a socket's folder as the query's host, are asyncpg's to read.
+            scheme, host = parts.scheme, parts.netloc or parts.query
+            if "," not in parts.netloc:
+                _ = parts.port  # raises where it is no number
         except ValueError:
             # Python's own message would quote the address, the password with it.
             raise ValueError("is no URI: percent-encode what is special in the user's name and password") from None

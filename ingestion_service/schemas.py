@@ -30,7 +30,9 @@ class EventIn(BaseModel):
 
     user_id: Annotated[Name, Field(description="Whose event it is; events of one user keep their order")]
     event_name: Annotated[Name, Field(description="What happened")]
-    metadata: Annotated[dict[str, Any] | None, Field(description="Any JSON object, up to 64 levels deep")] = None
+    metadata: Annotated[
+        dict[str, Any] | None, Field(description="Any JSON object; the whole body up to 64 levels deep")
+    ] = None
     timestamp: Annotated[
         datetime | None,
         Field(description="When it happened: RFC 3339 (no zone means UTC) or epoch seconds; now where it is absent"),

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from event_core.settings import PLATFORM_SETTINGS, ServiceSettings
 from tests.support.backend import Backend, open_backend
 from tests.support.process import Service
 from tools.migrate.__main__ import create_database, upgrade
@@ -29,15 +30,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in long]
 
 
+def _settings_classes(base: type[ServiceSettings]) -> Iterator[type[ServiceSettings]]:
+    yield base
+    for derived in base.__subclasses__():
+        yield from _settings_classes(derived)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_settings_only() -> Iterator[None]:
     """A developer's own settings and .env must not change what the tests find."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("KAFKA_", "OTEL_", "INGESTION_", "CONSUMER_"))]:
+        for name in PLATFORM_SETTINGS & set(os.environ):
             patch.delenv(name)
-        for name in ("DATABASE_URL", "LOG_LEVEL", "SERVICE_NAME", "METRICS_PORT", "HOST", "DLQ_TOPIC"):
-            patch.delenv(name, raising=False)
         patch.setattr("event_core.settings.ENV_FILE", os.devnull)
+        for settings in _settings_classes(ServiceSettings):
+            patch.setitem(settings.model_config, "env_file", None)
         yield
 
 

@@ -165,6 +165,45 @@ def test_it_waits_for_the_migration_and_refuses_a_newer_schema(backend: Backend,
     waiting.wait("/health/ready")
 
 
+def test_large_events_that_compress_well_do_not_fill_its_memory(platform: Platform) -> None:
+    consumer = platform.start("event_consumer")
+    text = "x" * 250_000
+    for partition in range(6):
+        write_topic(platform, [message(metadata={"text": text}) for _ in range(150)], partition)
+    until("900 rows", lambda: count(platform.database_url) == 900, seconds=120)
+    assert consumer.peak_memory() < 400 << 20
+
+
+def test_a_frozen_database_holds_up_neither_the_health_check_nor_the_end(platform: Platform, backend: Backend) -> None:
+    consumer = platform.start("event_consumer")
+    write_topic(platform, [message()])
+    until("the row", lambda: count(platform.database_url) == 1)
+    assert consumer.get("/health/ready").status_code == 200
+    backend.pause_postgres()
+    try:
+        began = time.monotonic()
+        assert consumer.get("/health/ready").status_code == 503
+        assert time.monotonic() - began < 10
+        write_topic(platform, [message()])
+        time.sleep(1)  # its write is under way
+        began = time.monotonic()
+        assert consumer.stop(seconds=40) == 0
+        assert time.monotonic() - began < 30
+    finally:
+        backend.resume_postgres()
+    platform.start("event_consumer")
+    until("the second row", lambda: count(platform.database_url) == 2)
+
+
+def test_a_database_that_does_not_exist_yet_is_waited_for(platform: Platform) -> None:
+    consumer = platform.start(
+        "event_consumer", ready=False, DATABASE_URL=platform.database_url.rpartition("/")[0] + "/not_made_yet"
+    )
+    consumer.wait("/health/ready", status=503)
+    time.sleep(2)
+    assert consumer.running()
+
+
 def test_sigterm_writes_what_is_in_hand(platform: Platform) -> None:
     consumer = platform.start("event_consumer", CONSUMER_BATCH_AGE_SECONDS="3600")
     write_topic(platform, [message() for _ in range(100)])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
@@ -12,6 +16,7 @@ import pytest
 from tests.conftest import Platform
 from tests.support.backend import Backend, free_port
 from tests.support.topics import read_topic
+from tests.support.wait import until
 
 pytestmark = pytest.mark.integration
 
@@ -91,6 +96,46 @@ def test_a_frozen_broker_means_503_within_the_time_limit(platform: Platform, bac
         backend.resume_kafka()
     service.wait("/health/ready")
     assert httpx.post(service.url + "/events", json=event(), timeout=20).status_code == 202
+
+
+def test_events_that_wait_for_a_frozen_broker_cost_little_more_than_their_bytes(
+    platform: Platform, backend: Backend
+) -> None:
+    service = platform.start("ingestion_service")
+    # 150 KB of empty lists parse to some thirty times their size: what waits must be the encoded form alone.
+    body = b'{"user_id":"u","event_name":"e","metadata":{"a":[' + b"[]," * 33_000 + b"[]]}}"
+    backend.pause_kafka()
+    try:
+        with ThreadPoolExecutor(100) as pool:
+            post = partial(httpx.post, service.url + "/events", content=body, timeout=60)
+            statuses = {reply.status_code for reply in pool.map(lambda _: post(), range(300))}
+        assert statuses == {503}
+    finally:
+        backend.resume_kafka()
+    assert service.peak_memory() < 300 << 20
+
+
+def test_an_endless_head_is_refused(platform: Platform) -> None:
+    service = platform.start("ingestion_service")
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(b"POST /events HTTP/1.1\r\nHost: x\r\n")
+        with contextlib.suppress(ConnectionError):
+            for number in range(2_000):
+                connection.sendall(b"X-Header-%d: %s\r\n" % (number, b"x" * 1_000))
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            received = connection.recv(1_000)
+    assert received.startswith(b"HTTP/1.1 431") or not received
+    assert service.peak_memory() < 150 << 20
+    assert service.get("/health/live").status_code == 200
+
+
+def test_an_address_that_is_none_ends_the_service_with_a_reason(platform: Platform) -> None:
+    service = platform.start("ingestion_service", ready=False, KAFKA_BOOTSTRAP_SERVERS="localhost:notaport")
+    until("it ends", lambda: not service.running())
+    assert service.stop() == 1
+    assert "notaport" in service.log.read_text()
+    platform.must_stay_sound.remove(service)
 
 
 def test_it_starts_without_a_broker_and_serves_once_there_is_one(platform: Platform, backend: Backend) -> None:

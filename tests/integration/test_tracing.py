@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Platform
 from tests.support.otlp import Collector, Span
-from tests.support.topics import read_topic
+from tests.support.topics import read_topic, write_topic
 from tests.support.wait import count, until
 
 pytestmark = pytest.mark.integration
@@ -49,6 +49,19 @@ def test_one_trace_leads_from_the_clients_span_to_the_postgres_write(platform: P
     # Every batch's span names the traces that it joins, and each message's write names its batch.
     assert {link for span in batches for link in span.links} == {span.span_id for span in posts}
     assert {link for span in writes for link in span.links} == {span.span_id for span in batches}
+
+
+def test_a_message_with_odd_headers_is_traced_and_stored(platform: Platform) -> None:
+    with Collector() as collector:
+        consumer = platform.start("event_consumer", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        event = {**EVENT, "event_id": "0" * 31 + "1", "tenant_id": "t", "metadata": {}, "context": {}}
+        times = {"timestamp": "2026-01-01T00:00:00Z", "received_at": "2026-01-01T00:00:00Z"}
+        parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        odd = [("traceparent", parent), ("event-id", None), ("", b"\xff"), ("traceparent", parent)]
+        write_topic(platform, [(b"u", json.dumps({**event, **times}).encode())], headers=odd)
+        until("the row", lambda: count(platform.database_url) == 1)
+        assert consumer.stop() == 0
+    assert [span.parent_id for span in named(collector, "postgresql write")] == ["b7ad6b7169203331"]
 
 
 def test_an_unsampled_trace_leaves_no_spans(platform: Platform) -> None:

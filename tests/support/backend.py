@@ -6,6 +6,7 @@ TEST_BACKEND=docker|local chooses; without it Docker is used where an engine ans
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -42,6 +43,8 @@ class Backend(Protocol):
     def start_postgres(self) -> None: ...
     def pause_kafka(self) -> None: ...
     def resume_kafka(self) -> None: ...
+    def pause_postgres(self) -> None: ...
+    def resume_postgres(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -105,6 +108,21 @@ class LocalBackend:
 
     def resume_kafka(self) -> None:
         self._signal("kafka", signal.SIGCONT)
+
+    def _signal_all_of_postgres(self, number: signal.Signals) -> None:
+        # Every connection is served by a child: frozen are they all, or the server goes on.
+        postmaster = self._stack.pid("postgres")
+        assert postmaster is not None, "postgres does not run"
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for pid in [postmaster, *map(int, children)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def pause_postgres(self) -> None:
+        self._signal_all_of_postgres(signal.SIGSTOP)
+
+    def resume_postgres(self) -> None:
+        self._signal_all_of_postgres(signal.SIGCONT)
 
     def close(self) -> None:
         self._stack.clean()
@@ -186,6 +204,12 @@ class DockerBackend:
 
     def resume_kafka(self) -> None:
         self._kafka.get_wrapped_container().unpause()
+
+    def pause_postgres(self) -> None:
+        self._postgres.get_wrapped_container().pause()
+
+    def resume_postgres(self) -> None:
+        self._postgres.get_wrapped_container().unpause()
 
     def close(self) -> None:
         self._kafka.stop()

@@ -91,6 +91,12 @@ class Service:
             self.kill()
             raise
 
+    def peak_memory(self) -> int:
+        """Most memory it ever held, in bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

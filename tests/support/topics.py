@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -46,17 +46,29 @@ async def _read(servers: str, topic: str, least: int, seconds: float) -> list[Re
         await consumer.stop()
 
 
-def write_topic(platform: Platform, values: Iterable[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
+def write_topic(
+    platform: Platform,
+    values: Iterable[tuple[bytes | None, bytes | None]],
+    partition: int = 0,
+    headers: Sequence[tuple[str, bytes | None]] = (),
+) -> None:
     """Puts (key, value) records straight into the platform's topic, past the ingestion service."""
-    asyncio.run(_write(platform.settings["KAFKA_BOOTSTRAP_SERVERS"], platform.topic, list(values), partition))
+    servers = platform.settings["KAFKA_BOOTSTRAP_SERVERS"]
+    asyncio.run(_write(servers, platform.topic, list(values), partition, headers))
 
 
-async def _write(servers: str, topic: str, values: list[tuple[bytes | None, bytes | None]], partition: int) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all")
+async def _write(
+    servers: str,
+    topic: str,
+    values: list[tuple[bytes | None, bytes | None]],
+    partition: int,
+    headers: Sequence[tuple[str, bytes | None]],
+) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all", compression_type="lz4")
     await producer.start()
     try:
         await asyncio.gather(
-            *[await producer.send(topic, value, key=key, partition=partition) for key, value in values]
+            *[await producer.send(topic, value, key=key, partition=partition, headers=headers) for key, value in values]
         )
     finally:
         await producer.stop()

@@ -85,8 +85,9 @@ async def test_every_answer_says_how_long_it_took(method: str, path: str) -> Non
     assert 0 <= float(took) < 60
 
 
-async def test_an_unknown_path_is_a_404_in_the_one_shape() -> None:
-    response = await Ingestion().request("GET", "/nowhere")
+@pytest.mark.parametrize(("method", "path"), [("GET", "/nowhere"), ("POST", "/events/"), ("POST", "/events/1")])
+async def test_an_unknown_path_is_a_404_in_the_one_shape(method: str, path: str) -> None:
+    response = await Ingestion().request(method, path, content=GOOD)
     assert response.status_code == 404
     assert error_of(response, details=False)["error_code"] == "not_found"
 

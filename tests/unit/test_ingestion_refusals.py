@@ -96,8 +96,9 @@ async def test_an_encoding_that_is_not_taken_is_named(encoding: str) -> None:
     assert service.publisher.records == []
 
 
-async def test_a_plain_body_may_say_that_it_is_plain() -> None:
-    assert (await Ingestion().post(GOOD, content_encoding="identity")).status_code == 202
+@pytest.mark.parametrize("encoding", ["identity", "Identity", ""])
+async def test_a_plain_body_may_say_that_it_is_plain(encoding: str) -> None:
+    assert (await Ingestion().post(GOOD, content_encoding=encoding)).status_code == 202
 
 
 async def test_a_body_in_pieces_is_put_together() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics_service.errors import InvalidQuery
@@ -41,6 +41,7 @@ MOMENTS = st.timedeltas(-timedelta(days=730_000), timedelta(days=2_900_000)).map
         ("-1", datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
         ("1769860800", NOON),
         ("1769860800.25", NOON + timedelta(seconds=0.25)),
+        ("1.7698608e9", NOON),
         ("1769860800000", NOON),
         ("1769860800250", NOON + timedelta(seconds=0.25)),
         ("99999999999", datetime(5138, 11, 16, 9, 46, 39, tzinfo=UTC)),
@@ -80,11 +81,9 @@ GARBAGE = [
     "inf",
     "-Infinity",
     "1e400",
-    "1.7e9",
     "1_000",
     " 12 ",
     "\u0661\u0662",
-    "20260131",
     "1e30",
     "-1e30",
     "253402300800000",
@@ -130,7 +129,6 @@ def test_every_moment_is_read_as_it_was_written_in_whichever_zone(
 
 @given(st.integers(-60_000_000_000, 99_999_999_999))
 def test_every_second_is_read_as_it_was_written(seconds: int) -> None:
-    assume(not 19_000_000 <= seconds <= 20_999_999)  # refused: it looks like a date without dashes
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     assert parse_time(str(seconds), "from_ts") == epoch + timedelta(seconds=seconds)
 

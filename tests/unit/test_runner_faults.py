@@ -37,13 +37,17 @@ def test_an_outage_of_the_database_is_waited_out_and_sets_nothing_aside(when: st
     run(scenario())
 
 
-def test_during_an_outage_the_group_keeps_seeing_the_consumer() -> None:
+@pytest.mark.parametrize("when", ["before the start", "with a batch in hand"])
+def test_during_an_outage_the_group_keeps_seeing_the_consumer(when: str) -> None:
     async def scenario() -> None:
         consumer = Consumer()
+        if when == "before the start":
+            consumer.store.outage = AWAY
         consumer.start()
-        await consumer.drain()
-        consumer.store.outage = AWAY
-        consumer.append(0, *values(5))
+        if when != "before the start":
+            await consumer.drain()
+            consumer.store.outage = AWAY
+            consumer.append(0, *values(5))
         await asyncio.sleep(300)
         assert consumer.log.polled_while_waiting >= 300 / 10  # max_poll_interval_ms is 300 s
         await consumer.stop()

@@ -174,6 +174,9 @@ def test_ports_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch, text:
         (AnalyticsSettings, "DATABASE_URL", "postgresql://u:hunter2@[h/db"),
         # A character that is a slash once normalised makes Python's own message quote the address.
         (AnalyticsSettings, "DATABASE_URL", "postgresql://u:hunter2\u2100@h/db"),
+        # A password that ends the address early.
+        (AnalyticsSettings, "DATABASE_URL", "postgresql://u:hunter2/x@h/db"),
+        (AnalyticsSettings, "DATABASE_URL", "postgresql://u:hunter2@h:port/db"),
         (AnalyticsSettings, "ANALYTICS_POOL_SIZE", "none"),
         (AnalyticsSettings, "ANALYTICS_STATEMENT_TIMEOUT_SECONDS", "nan"),
     ],

@@ -14,6 +14,7 @@ TABLE: list[tuple[str | None, str | None, Verdict]] = [
     ("08006", None, Verdict.WAIT),  # connection_failure
     ("25006", None, Verdict.WAIT),  # read_only_sql_transaction: a failover
     ("25P03", None, Verdict.WAIT),  # idle_in_transaction_session_timeout
+    ("3D000", None, Verdict.WAIT),  # invalid_catalog_name: the migration makes the database
     ("40001", None, Verdict.WAIT),  # serialization_failure
     ("40P01", None, Verdict.WAIT),  # deadlock_detected
     ("53100", None, Verdict.WAIT),  # disk_full
@@ -41,7 +42,6 @@ TABLE: list[tuple[str | None, str | None, Verdict]] = [
     ("23514", "", Verdict.STOP),
     ("28000", None, Verdict.STOP),  # invalid_authorization_specification
     ("28P01", None, Verdict.STOP),  # invalid_password
-    ("3D000", None, Verdict.WAIT),  # invalid_catalog_name
     ("3F000", None, Verdict.STOP),  # invalid_schema_name
     ("42501", None, Verdict.STOP),  # insufficient_privilege
     ("42601", None, Verdict.STOP),  # syntax_error
