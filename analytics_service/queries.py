@@ -11,7 +11,8 @@ from event_core.event import MAX_NAME, as_utc
 
 _MILLISECONDS_FROM = 1e11
 """A number from here on is milliseconds: as seconds it would lie after the year 5138."""
-_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
+_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
+_COMPACT_DATE = re.compile(r"(19|20)[0-9]{6}")
 
 COUNT_SEMANTICS = (
     "events stored once each, whose own timestamp lies in [from_ts, to_ts); duplicates and dead letters do not count"
@@ -45,6 +46,8 @@ def parse_time(text: str, field: str) -> datetime:
 def _number(text: str) -> datetime | None:
     if not _NUMBER.fullmatch(text):
         return None
+    if _COMPACT_DATE.fullmatch(text):
+        raise ValueError("20260131 is meant as a date, not as seconds of 1970")
     number = float(text)
     return datetime.fromtimestamp(number / 1000 if abs(number) >= _MILLISECONDS_FROM else number, UTC)
 

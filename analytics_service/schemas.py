@@ -5,7 +5,22 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+
+_TIME = (
+    "RFC 3339 (`2026-01-31T12:00:00Z`; no zone means UTC; write `+` as `%2B`), a date, or epoch seconds or milliseconds"
+)
+
+
+class CountParameters(BaseModel):
+    """The query string of the count. A name that is none of these is refused: a mistyped filter must not count everything."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    from_ts: Annotated[str, Field(description=f"Start, inclusive: {_TIME}")]
+    to_ts: Annotated[str, Field(description=f"End, exclusive: {_TIME}")]
+    event_name: Annotated[str | None, Field(description="Only events of this name")] = None
+    user_id: Annotated[str | None, Field(description="Only events of this user")] = None
 
 
 class EventCount(BaseModel):

@@ -60,5 +60,5 @@ def as_utc(moment: datetime) -> datetime:
     except OverflowError:
         raise ValueError("the time lies outside the years 1 to 9999 in UTC") from None
     if not EARLIEST < moment < LATEST:
-        raise ValueError("the time lies outside the years 1 to 9999 in UTC")
+        raise ValueError("the first and the last microsecond of the years 1 to 9999 in UTC cannot be stored")
     return moment

@@ -176,6 +176,7 @@ def _show_next(where: Addresses, summary: Mapping[str, Any]) -> None:
         "metrics": "  ".join(where.url(port, "/metrics") for port in services.values()),
         "prometheus": where.url(where.prometheus, "") if where.prometheus else "",
         "logs": "make logs F=1",
+        "stop": "make down (the data stays)",
     }
     cli.out.print("Next:")
     for name, text in rows.items():

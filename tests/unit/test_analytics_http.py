@@ -199,3 +199,11 @@ async def test_the_metrics_are_there_and_the_documentation_describes_the_questio
     for status in ("422", "503"):
         reference = question["responses"][status]["content"]["application/json"]["schema"]["$ref"]
         assert reference == "#/components/schemas/ErrorReply"
+
+
+async def test_a_mistyped_filter_is_refused_and_does_not_count_everything() -> None:
+    service = Analytics()
+    service.happened(timedelta(minutes=5))
+    response = await service.get("/analytics/events/count", **HOUR, event_nam="nope")
+    assert response.status_code == 422
+    assert "event_nam" in error_of(response)["error_message"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from analytics_service.errors import InvalidQuery
@@ -41,7 +41,6 @@ MOMENTS = st.timedeltas(-timedelta(days=730_000), timedelta(days=2_900_000)).map
         ("-1", datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
         ("1769860800", NOON),
         ("1769860800.25", NOON + timedelta(seconds=0.25)),
-        ("1.7698608e9", NOON),
         ("1769860800000", NOON),
         ("1769860800250", NOON + timedelta(seconds=0.25)),
         ("99999999999", datetime(5138, 11, 16, 9, 46, 39, tzinfo=UTC)),
@@ -61,6 +60,10 @@ def test_the_letters_of_rfc_3339_may_be_in_lower_case_too() -> None:
 
 
 GARBAGE = [
+    "1.7e9",
+    "20260131",
+    "1_000",
+    "\uff11",
     "",
     " ",
     "now",
@@ -129,6 +132,7 @@ def test_every_moment_is_read_as_it_was_written_in_whichever_zone(
 
 @given(st.integers(-60_000_000_000, 99_999_999_999))
 def test_every_second_is_read_as_it_was_written(seconds: int) -> None:
+    assume(not 19_000_000 <= seconds <= 20_999_999)  # these read as dates without dashes
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     assert parse_time(str(seconds), "from_ts") == epoch + timedelta(seconds=seconds)
 

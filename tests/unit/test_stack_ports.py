@@ -1,6 +1,7 @@
 """Taken ports: found, told apart from our own, and named with a remedy."""
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 
@@ -118,3 +119,22 @@ def test_waiting_for_a_port_ends_when_it_is_given_up(listening: int) -> None:
     assert ports.wait_free([listening], 0.1) is False
     [free] = ports.free_ports(1)
     assert ports.wait_free([free], 0.1) is True
+
+
+def test_no_port_that_is_about_to_be_used_is_proposed_and_none_twice() -> None:
+    first, *_ = ports.free_ports(1)
+    uses = [ports.PortUse(first, "consumer", "CONSUMER_PORT"), ports.PortUse(first, "analytics", "ANALYTICS_PORT")]
+    kept = [ports.PortUse(first + 1, "ingestion", "INGESTION_PORTS"), *uses]
+    with pytest.raises(PortTakenError) as caught:
+        ports.refuse([ports.TakenPort(use, None) for use in uses], "make up", kept)
+    proposed = re.findall(r"_PORT=(\d+)", str(caught.value))
+    assert len(set(proposed)) == 2
+    assert str(first + 1) not in proposed
+
+
+def test_the_proxy_of_a_container_is_not_to_be_killed() -> None:
+    holder = Process(4242, 1, ("/usr/sbin/docker-proxy", "-host-port", "5432"))
+    with pytest.raises(PortTakenError) as caught:
+        ports.refuse([ports.TakenPort(USE, holder)], "make up")
+    assert "kill" not in str(caught.value)
+    assert "make down STACK=compose" in str(caught.value)

@@ -71,7 +71,8 @@ def bring_up(home: Path, stack: str, timeout: float) -> None:
         if not compose.running():
             uses = compose.port_uses()
             ports.require_distinct(uses)
-            ports.refuse(ports.taken(uses, host="127.0.0.1", own=lambda process: False), "make up STACK=compose")
+            taken = ports.taken(uses, host="127.0.0.1", own=lambda process: False)
+            ports.refuse(taken, "make up STACK=compose", uses)
         code = compose.call("up", "--detach", "--build", "--wait", "--wait-timeout", str(int(timeout) + 90))
         if code:
             raise StackError("Docker Compose did not bring the platform up.", "See above, and: make logs STACK=compose")

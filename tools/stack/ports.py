@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,23 +163,49 @@ def require_distinct(uses: Sequence[PortUse]) -> None:
             )
 
 
-def refuse(taken_ports: Sequence[TakenPort], command: str) -> None:
-    """Raises PortTakenError naming each taken port, its holder, and how to end that or to use another port."""
+def refuse(taken_ports: Sequence[TakenPort], command: str, configured: Iterable[PortUse] = ()) -> None:
+    """Raises PortTakenError naming each taken port, its holder, and how to end that or to use another port.
+
+    No port of `configured` is proposed: what it belongs to is about to need it.
+    """
     if not taken_ports:
         return
-    changes = dict.fromkeys(f"{t.use.setting}={suggest(t.use)}" for t in taken_ports)
-    pids = dict.fromkeys(str(t.holder.pid) for t in taken_ports if t.holder)
-    stop = f"Stop the other process (kill {' '.join(pids)})" if pids else "Stop the other process"
+    avoid = {use.port for use in configured} | {t.use.port for t in taken_ports}
+    changes: dict[str, list[str]] = {}
+    for use in dict.fromkeys(t.use for t in taken_ports):
+        port = suggest(use, avoid)
+        avoid.add(port)
+        changes.setdefault(use.setting, []).append(str(port))
+    # A setting of several ports is given whole: those that are free stay as they are.
+    for setting, ports_of in changes.items():
+        changes[setting] = [
+            *(
+                str(use.port)
+                for use in configured
+                if use.setting == setting and use not in {t.use for t in taken_ports}
+            ),
+            *ports_of,
+        ]
+    settings = " ".join(f"{setting}={','.join(values)}" for setting, values in changes.items())
+    holders_of = {t.holder.pid: t.holder for t in taken_ports if t.holder}
+    if any("docker-proxy" in holder.short_command for holder in holders_of.values()):
+        # Ending the proxy would cut the container's port off and leave the container running.
+        stop = "Stop the container that has it (docker ps shows it; this platform's own: make down STACK=compose)"
+    elif holders_of:
+        stop = f"Stop the other process (kill {' '.join(map(str, holders_of))})"
+    else:
+        stop = "Stop the other process"
     raise PortTakenError(
         "\n".join(t.describe() for t in taken_ports),
-        f"{stop}, or use another port: {' '.join(changes)} {command} (or the same in .env).",
+        f"{stop}, or use another port: {settings} {command} (or the same in .env).",
     )
 
 
-def suggest(use: PortUse) -> str:
-    """A free port near the taken one, to be put behind the setting's name."""
-    port = next((p for p in range(use.port + 1, 65536) if not any(x.port == p for x in listeners()) and can_bind(p)), 0)
-    return str(port)
+def suggest(use: PortUse, avoid: Container[int] = ()) -> int:
+    """A free port near the taken one, none of `avoid`; 0 where there is none."""
+    used = {listener.port for listener in listeners()}
+    candidates = range(use.port + 1, 65536)
+    return next((port for port in candidates if port not in used and port not in avoid and can_bind(port)), 0)
 
 
 def free_ports(count: int) -> list[int]:

@@ -88,7 +88,7 @@ class LocalStack:
             alive = self._supervisor.alive()
             if not alive and self._end_members():
                 self._report("ended the processes that an earlier stack had left behind")
-            ports.refuse(self.taken_ports(), "make up")
+            ports.refuse(self.taken_ports(), "make up", self.config.port_uses())
             programs = self._prepare(fresh=not alive)
             self._write(programs)
             if alive:
