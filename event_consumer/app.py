@@ -45,10 +45,11 @@ def create_app(service_name: str, deps: Deps) -> ASGIApp:
         running = asyncio.ensure_future(deps.pipeline(stop))
 
         def ended(task: asyncio.Future[None]) -> None:
-            if stop.is_set():
-                return  # what goes wrong while ending is logged there
             error = None if task.cancelled() else task.exception()
-            deps.on_failure(error or RuntimeError("the pipeline ended by itself"))
+            if error is None and not stop.is_set():
+                error = RuntimeError("the pipeline ended by itself")
+            if error is not None:
+                deps.on_failure(error)
 
         running.add_done_callback(ended)
         try:

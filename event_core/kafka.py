@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
 
+import stamina
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
 from aiokafka import TopicPartition as NativeTopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -25,6 +26,8 @@ from event_core.topics import TopicPartition, TopicSpec
 
 log = get_logger(__name__)
 
+T = TypeVar("T")
+
 REQUEST_TIMEOUT_MS = 10_000
 METADATA_MAX_AGE_MS = 30_000
 """How soon new partitions are noticed."""
@@ -37,6 +40,30 @@ TOPIC_EXISTS = 36
 """Kafka's error code TOPIC_ALREADY_EXISTS."""
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
+
+
+def platform_topics(settings: KafkaSettings) -> tuple[TopicSpec, ...]:
+    """The topics of the platform as the settings want them."""
+    return (
+        TopicSpec(settings.kafka_topic, settings.kafka_topic_partitions, settings.kafka_replication_factor),
+        TopicSpec(settings.dlq_topic, 1, settings.kafka_replication_factor),
+    )
+
+
+async def connected(connect: Callable[[], Awaitable[T]], on_problem: Callable[[str], None]) -> T:
+    """What ``connect`` returns, once it no longer raises BrokerUnavailable; ``on_problem`` is told of each that it raised."""
+    async for attempt in stamina.retry_context(
+        on=BrokerUnavailable, attempts=None, timeout=None, wait_initial=0.2, wait_max=2.0, wait_jitter=0.2
+    ):
+        with attempt:
+            try:
+                return await connect()
+            except BrokerUnavailable as error:
+                if attempt.num == 1:
+                    log.warning("Kafka is away; trying again until it is back", problem=error.message)
+                on_problem(error.message)
+                raise
+    raise AssertionError("unreachable: there is no limit to the attempts")
 
 
 async def ensure_topics(settings: KafkaSettings, specs: Iterable[TopicSpec]) -> None:

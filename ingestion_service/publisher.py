@@ -14,13 +14,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import stamina
-
 from event_core.codec import Record
 from event_core.errors import BrokerUnavailable, Overloaded, Unavailable
-from event_core.kafka import ProducerSession, RecordBatch, ensure_topics
+from event_core.kafka import ProducerSession, RecordBatch, connected, ensure_topics, platform_topics
 from event_core.telemetry import get_logger
-from event_core.topics import TopicSpec, partition_for
+from event_core.topics import partition_for
 from ingestion_service.metrics import Metrics
 from ingestion_service.settings import IngestionSettings
 
@@ -229,7 +227,7 @@ class KafkaPublisher:
 
     async def _keep_connected(self) -> None:
         while True:
-            session, partitions = await self._connect()
+            session, partitions = await connected(self._connect, self._note)
             self._partitions = partitions
             self._queues = [deque() for _ in range(partitions)]
             self._sending = {}
@@ -255,28 +253,18 @@ class KafkaPublisher:
 
     async def _connect(self) -> tuple[ProducerSession, int]:
         settings = self._settings
-        spec = TopicSpec(settings.kafka_topic, settings.kafka_topic_partitions, settings.kafka_replication_factor)
-        dead = TopicSpec(settings.dlq_topic, 1, settings.kafka_replication_factor)
-        async for attempt in stamina.retry_context(
-            on=BrokerUnavailable, attempts=None, timeout=None, wait_initial=0.2, wait_max=2.0, wait_jitter=0.2
-        ):
-            with attempt:
-                try:
-                    await ensure_topics(settings, (spec, dead))
-                    session = await ProducerSession.open(
-                        settings, acks=settings.kafka_acks, compression=settings.kafka_compression_type
-                    )
-                    try:
-                        return session, await session.partitions(settings.kafka_topic)
-                    except BrokerUnavailable:
-                        await session.abandon()
-                        raise
-                except BrokerUnavailable as error:
-                    if attempt.num == 1:
-                        log.warning("Kafka is away; trying again until it is back", problem=error.message)
-                    self._problem = error.message
-                    raise
-        raise AssertionError("unreachable: there is no limit to the attempts")
+        await ensure_topics(settings, platform_topics(settings))
+        session = await ProducerSession.open(
+            settings, acks=settings.kafka_acks, compression=settings.kafka_compression_type
+        )
+        try:
+            return session, await session.partitions(settings.kafka_topic)
+        except BrokerUnavailable:
+            await session.abandon()
+            raise
+
+    def _note(self, problem: str) -> None:
+        self._problem = problem
 
     async def _leave(self, session: ProducerSession, *, orderly: bool) -> None:
         self._session = None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import stamina
-
 from event_consumer.app import Deps, create_app
 from event_consumer.batch import Batch
 from event_consumer.events.rows import EventRow, to_row
@@ -17,13 +15,10 @@ from event_consumer.settings import ConsumerSettings
 from event_consumer.tracing import BatchTracer
 from event_core.clock import monotonic, utc_now
 from event_core.errors import BrokerUnavailable
-from event_core.kafka import KafkaSource, ensure_topics
+from event_core.kafka import KafkaSource, connected, ensure_topics, platform_topics
 from event_core.main import Built
 from event_core.postgres import PostgresPing, open_pool, opened
-from event_core.telemetry import Tracing, get_logger
-from event_core.topics import TopicSpec
-
-log = get_logger(__name__)
+from event_core.telemetry import Tracing
 
 
 class EventsPipeline:
@@ -46,7 +41,7 @@ class EventsPipeline:
     async def run(self, store: PostgresStore, tracing: Tracing, stop: asyncio.Event) -> None:
         """Runs until ``stop`` is set."""
         settings = self._settings
-        joining = asyncio.create_task(self._join())
+        joining = asyncio.create_task(connected(self._join, self._note))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -74,28 +69,16 @@ class EventsPipeline:
 
     async def _join(self) -> KafkaSource:
         settings = self._settings
-        topics = (
-            TopicSpec(settings.kafka_topic, settings.kafka_topic_partitions, settings.kafka_replication_factor),
-            TopicSpec(settings.dlq_topic, 1, settings.kafka_replication_factor),
+        await ensure_topics(settings, platform_topics(settings))
+        return await KafkaSource.open(
+            settings,
+            [settings.kafka_topic],
+            group=settings.kafka_group_id,
+            instance=settings.kafka_group_instance_id,
         )
-        async for attempt in stamina.retry_context(
-            on=BrokerUnavailable, attempts=None, timeout=None, wait_initial=0.2, wait_max=2.0, wait_jitter=0.2
-        ):
-            with attempt:
-                try:
-                    await ensure_topics(settings, topics)
-                    return await KafkaSource.open(
-                        settings,
-                        [settings.kafka_topic],
-                        group=settings.kafka_group_id,
-                        instance=settings.kafka_group_instance_id,
-                    )
-                except BrokerUnavailable as error:
-                    if attempt.num == 1:
-                        log.warning("Kafka is away; trying again until it is back", problem=error.message)
-                    self._problem = error.message
-                    raise
-        raise AssertionError("unreachable: there is no limit to the attempts")
+
+    def _note(self, problem: str) -> None:
+        self._problem = problem
 
 
 def build(settings: ConsumerSettings) -> Built:

@@ -5,24 +5,21 @@ TEST_BACKEND=docker|local chooses; without it Docker is used where an engine ans
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
 import psycopg
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
 from testcontainers.core.container import DockerContainer
 
 from tools.stack import LocalStack, StackConfig
+from tools.stack.broker import ask
 
 KAFKA_IMAGE = "apache/kafka:4.3.1"
 POSTGRES_IMAGE = "postgres:17"
@@ -53,20 +50,6 @@ def free_port() -> int:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-async def _wait_for_kafka(servers: str) -> None:
-    """Returns once the broker answers a metadata request: a published port answers long before that."""
-    async with asyncio.timeout(READY_SECONDS):
-        while True:
-            client = AIOKafkaClient(bootstrap_servers=servers)
-            try:
-                await client.bootstrap()
-                return
-            except KafkaError:
-                await asyncio.sleep(0.2)
-            finally:
-                await client.close()
 
 
 class LocalBackend:
@@ -170,9 +153,12 @@ class DockerBackend:
         self._wait_until_kafka_answers()
 
     def _wait_until_kafka_answers(self) -> None:
-        # In a thread: a test may ask for the servers from within its own event loop.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(asyncio.run, _wait_for_kafka(self.kafka)).result()
+        # A published port answers long before the broker behind it does.
+        deadline = time.monotonic() + READY_SECONDS
+        while problem := ask(self.kafka):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Kafka at {self.kafka} did not answer within {READY_SECONDS:g} s: {problem}")
+            time.sleep(0.2)
 
     def _wait_for_postgres(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
