@@ -17,8 +17,8 @@ ARGS =
 UV_COMPILE := $(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 EXTRAS := ingestion consumer analytics migrate
 
-.PHONY: help setup venv up down logs status restart clean doctor run migrate bench \
-	test test-unit test-integration test-e2e test-compose test-exhaustive check format lock schema-docs
+.PHONY: help setup venv up down logs status restart clean doctor run migrate spool bench \
+	test test-unit test-integration test-e2e test-compose test-exhaustive check format lock schema-docs api-docs
 
 help: ## List the targets
 	@echo "make TARGET [STACK=compose|local|auto]"
@@ -59,6 +59,9 @@ doctor: venv ## Check programs, versions, ports, disk, memory: what is missing, 
 migrate: venv ## Bring the database's schema up to date (`make up` does it too)
 	@$(PY) -m tools.migrate
 
+spool: venv ## Look into the collector's disk buffer (ARGS='list', 'show …' or 'export …'; ARGS=--help)
+	@$(PY) -m ingestion_service.spool $(ARGS)
+
 # --- tests and checks
 
 test: setup ## Run every test, on real Kafka and Postgres
@@ -94,6 +97,9 @@ format: venv ## Format the code, and repair what the linter can
 
 schema-docs: setup ## Write docs/schema.md anew from the migrated database of DATABASE_URL
 	@$(PY) -m tools.migrate && $(PY) -m tools.migrate.describe
+
+api-docs: venv ## Write docs/api/rest/event-collector.yaml anew from the code (ARGS=--check only compares)
+	@$(PY) -m ingestion_service.openapi $(ARGS)
 
 # --- dependencies
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import orjson
 
+from event_core.dead_letters import storable_text
 from event_core.errors import UndecodableMessage
 from event_core.source import Message
 
@@ -38,8 +39,7 @@ def dead_letter(message: Message, error: UndecodableMessage) -> DeadLetter:
         value=message.value,
         headers=_headers(message.headers),
         reason=error.reason,
-        # The text may quote the message: NUL cannot be stored, and a lone surrogate cannot be sent.
-        error=error.message.replace("\x00", "\\u0000").encode("utf-8", "backslashreplace").decode()[:2000],
+        error=storable_text(error.message),
     )
 
 

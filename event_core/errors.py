@@ -9,6 +9,7 @@ PlatformError
 │   ├── BrokerUnavailable       Kafka did not acknowledge in time or cannot be reached
 │   ├── DatabaseUnavailable     Postgres cannot be reached
 │   └── Overloaded              too much is in flight
+├── RecordsRefused              the broker will never take these records; nothing is wrong with the broker
 ├── UndecodableMessage          a record of a topic that is no event: a dead letter
 ├── ClientBroken                a client library's background work has ended: only a new process mends it
 ├── SchemaMismatch              the database's schema is not one that this code knows
@@ -17,6 +18,7 @@ PlatformError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -67,6 +69,16 @@ class Unavailable(PlatformError):
 
 class BrokerUnavailable(Unavailable):
     code: ClassVar[str] = "broker_unavailable"
+
+
+class RecordsRefused(PlatformError):
+    """A batch that the broker refused for good; of one record, that one is at fault. ``records`` are the codec's."""
+
+    code: ClassVar[str] = "refused_by_broker"
+
+    def __init__(self, message: str, records: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.records = records
 
 
 class DatabaseUnavailable(Unavailable):

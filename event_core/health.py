@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from event_core.clock import rfc3339, utc_now
@@ -42,7 +42,19 @@ class FakePing:
 class Health:
     """Asks every dependency at once, each for at most ``PING_TIMEOUT_SECONDS``."""
 
-    def __init__(self, service: str, version: str, pings: Sequence[Ping]) -> None:
+    def __init__(
+        self,
+        service: str,
+        version: str,
+        pings: Sequence[Ping],
+        *,
+        any_is_enough: bool = False,
+        more: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
+        """``any_is_enough``: the service can do its work with any one of them; then it is *degraded*, but ready. ``more`` is what
+        else belongs into the report; its ``degraded`` says that not all is as it should be."""
+        self._more = more or dict
+        self._enough = any if any_is_enough else all
         self._service = service
         self._version = version
         self._pings = pings
@@ -73,11 +85,17 @@ class Health:
             task.exception()  # seen, also where nobody waits for it any more
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
-        """(ready, body): ready where every dependency answered."""
+        """(ready, body): ready where every dependency answered, or any where that is enough."""
         results = await asyncio.gather(*(self._check(ping) for ping in self._pings))
-        ready = all(result["status"] == "up" for result in results)
+        up = [result["status"] == "up" for result in results]
+        ready = self._enough(up)
+        more = self._more()
         body: dict[str, Any] = {
-            "status": "healthy" if ready else "unhealthy",
+            "status": "healthy"
+            if all(up) and not more.pop("degraded", False)
+            else "degraded"
+            if ready
+            else "unhealthy",
             "service": self._service,
             "version": self._version,
             "timestamp": rfc3339(utc_now()),
@@ -86,6 +104,8 @@ class Health:
         }
         for ping, result in zip(self._pings, results, strict=True):
             body[f"{ping.name}_connected"] = result["status"] == "up"
+        more.pop("degraded", None)
+        body |= more
         return ready, body
 
 
@@ -93,7 +113,11 @@ def health_router(health: Health, registry: CollectorRegistry) -> APIRouter:
     """The four operational routes that every service has."""
     router = APIRouter(tags=["operations"])
 
-    @router.get("/health", summary="State of the service and of each dependency (503 where one is down)")
+    @router.get(
+        "/health",
+        summary="State of the service and of each dependency (503 where it cannot do its work)",
+        responses={503: {"description": "It cannot do its work"}},
+    )
     async def get_health() -> JSONResponse:
         ready, body = await health.report()
         return JSONResponse(body, status_code=200 if ready else 503)
@@ -102,14 +126,18 @@ def health_router(health: Health, registry: CollectorRegistry) -> APIRouter:
     async def get_live() -> dict[str, str]:
         return {"status": "alive"}
 
-    @router.get("/health/ready", summary="200 where the service can do its work: route traffic only then")
+    @router.get(
+        "/health/ready",
+        summary="200 where the service can do its work: route traffic only then",
+        responses={503: {"description": "Not now"}},
+    )
     async def get_ready() -> JSONResponse:
         ready, body = await health.report()
         return JSONResponse(
             {"status": "ready" if ready else "not_ready", "checks": body["checks"]}, status_code=200 if ready else 503
         )
 
-    @router.get("/metrics", summary="Metrics in Prometheus' text form")
+    @router.get("/metrics", summary="Metrics in Prometheus' text form", response_class=PlainTextResponse)
     async def get_metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import orjson
 import uvicorn
@@ -24,6 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid4
 
 from event_core.clock import rfc3339, utc_now
 from event_core.errors import ConfigurationError, InvalidEvent, PlatformError, Unavailable

@@ -25,9 +25,13 @@ ENV_FILE = ".env"
 PLATFORM_SETTINGS = frozenset(
     """
     ENVIRONMENT LOG_LEVEL SERVICE_NAME HOST METRICS_PORT OTEL_EXPORTER_OTLP_ENDPOINT
-    KAFKA_BOOTSTRAP_SERVERS KAFKA_SERVER KAFKA_TOPIC KAFKA_TOPIC_PARTITIONS KAFKA_REPLICATION_FACTOR KAFKA_CLIENT_ID DLQ_TOPIC
-    KAFKA_ACKS KAFKA_COMPRESSION_TYPE KAFKA_PUBLISH_TIMEOUT_SECONDS KAFKA_GROUP_ID KAFKA_GROUP_INSTANCE_ID
+    KAFKA_BOOTSTRAP_SERVERS KAFKA_SERVER KAFKA_TOPIC KAFKA_PRODUCT_TOPIC KAFKA_TOPIC_PARTITIONS
+    KAFKA_REPLICATION_FACTOR KAFKA_CLIENT_ID
+    DLQ_TOPIC KAFKA_ACKS KAFKA_COMPRESSION_TYPE KAFKA_PUBLISH_TIMEOUT_SECONDS KAFKA_GROUP_ID KAFKA_GROUP_INSTANCE_ID
     INGESTION_PORTS INGESTION_MAX_BODY_BYTES INGESTION_MAX_PENDING_BYTES INGESTION_BODY_TIMEOUT_SECONDS
+    INGESTION_MAX_BATCH_BYTES INGESTION_MAX_EVENT_BYTES INGESTION_MAX_DEPTH INGESTION_MAX_SEPARATORS INGESTION_MAX_INFLIGHT_BYTES
+    INGESTION_DEDUPE_EVENTS INGESTION_DEDUPE_MINUTES INGESTION_CORS_ORIGINS INGESTION_CORS_CREDENTIALS
+    KAFKA_MAX_RETRIES KAFKA_MAX_IN_FLIGHT BUFFER_DIR MAX_BUFFER_SIZE_MB
     DATABASE_URL DATABASE_TIMEOUT_SECONDS
     CONSUMER_PORT CONSUMER_BATCH_SIZE CONSUMER_BATCH_BYTES CONSUMER_BATCH_AGE_SECONDS
     ANALYTICS_PORT ANALYTICS_POOL_SIZE ANALYTICS_STATEMENT_TIMEOUT_SECONDS
@@ -37,17 +41,20 @@ PLATFORM_SETTINGS = frozenset(
     INGESTION_PORT_8001 INGESTION_PORT_8004 INGESTION_PORT_8000 KAFKA_CONTAINER POSTGRES_CONTAINER
     """.split()
 )
+OFF_WHEN_EMPTY = frozenset({"BUFFER_DIR"})
+"""Set to nothing, such a setting turns something off; every other one counts as unset then."""
 OUR_PREFIXES = ("KAFKA_", "INGESTION_", "CONSUMER_", "ANALYTICS_", "DATABASE_")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 lets the system choose (tests)."""
 
 
-def _split(value: object) -> object:
+def split_list(value: object) -> object:
+    """A comma- or space-separated text as a list; anything else as it is."""
     return [part for part in re.split(r"[,\s]+", value) if part] if isinstance(value, str) else value
 
 
-Ports = Annotated[list[Port], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+Ports = Annotated[list[Port], NoDecode, BeforeValidator(split_list), Field(min_length=1)]
 """One or more ports, comma-separated in the environment."""
 
 
@@ -80,7 +87,10 @@ class KafkaSettings(ServiceSettings):
     )
     kafka_client_id: str = Field("event-platform", description="Client id shown in the broker's logs")
     kafka_topic: str = Field("events", description="Topic of the events")
-    kafka_topic_partitions: int = Field(6, ge=1, description="Partitions of KAFKA_TOPIC where it has to be made")
+    kafka_product_topic: str = Field("product_events", description="Topic of the events in the event_type form")
+    kafka_topic_partitions: int = Field(
+        6, ge=1, description="Partitions of both event topics where they have to be made"
+    )
     kafka_replication_factor: int = Field(
         1, ge=1, description="Replicas of topics that have to be made; 3 in a cluster"
     )
@@ -105,7 +115,9 @@ class PostgresSettings(ServiceSettings):
                 _ = parts.port  # raises where it is no number
         except ValueError:
             # Python's own message would quote the address, the password with it.
-            raise ValueError("is no URI: percent-encode what is special in the user's name and password") from None
+            raise ValueError(
+                "DATABASE_URL is no URI: percent-encode what is special in the user's name and password"
+            ) from None
         if scheme not in ("postgresql", "postgres") or not host:
             raise ValueError("DATABASE_URL must have the form postgresql://user:password@host:port/database")
         return self
@@ -124,7 +136,8 @@ def load(settings: type[S], **overrides: Any) -> S:
         return settings(**overrides)
     except ValidationError as error:
         wrong = (
-            f"{'.'.join(str(part) for part in problem['loc']).upper() or 'DATABASE_URL'}: {problem['msg']}"
+            # What concerns several settings has no place of its own: its message names them.
+            ": ".join(filter(None, [".".join(str(part) for part in problem["loc"]).upper(), problem["msg"]]))
             for problem in error.errors(include_input=False, include_url=False)
         )
         raise ConfigurationError("; ".join(wrong)) from None
@@ -148,16 +161,20 @@ def describe(settings: ServiceSettings, environ: Mapping[str, str] | None = None
     for name, variables in env_names(type(settings)).items():
         origin = "default"
         for variable in variables:
-            if environ.get(variable):
+            if _set(variable, environ):
                 origin = f"environment ({variable})"
                 break
-            if in_file.get(variable):
+            if _set(variable, in_file):
                 origin = f"{ENV_FILE} ({variable})"
                 break
         value = getattr(settings, name)
         shown = ",".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
         rows.append((variables[0], mask(shown), origin))
     return rows
+
+
+def _set(variable: str, values: Mapping[str, str | None]) -> bool:
+    return bool(values.get(variable)) or (variable in OFF_WHEN_EMPTY and values.get(variable) == "")
 
 
 def mask(text: str) -> str:

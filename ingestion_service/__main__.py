@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from event_core.health import Ping
 from event_core.main import Built, run_service
 from event_core.telemetry import Tracing
 from ingestion_service.app import Deps, create_app
+from ingestion_service.kafka_publisher import KafkaPublisher
 from ingestion_service.metrics import Metrics
-from ingestion_service.publisher import KafkaPublisher
 from ingestion_service.settings import IngestionSettings
 
 
@@ -15,7 +16,10 @@ def build(settings: IngestionSettings) -> Built:
     metrics = Metrics()
     built = Built(ports=settings.ingestion_ports, ports_setting="INGESTION_PORTS", registry=metrics.registry)
     publisher = KafkaPublisher(settings, metrics, on_failure=built.fail)
-    built.app = create_app(settings, Deps(publisher, metrics, Tracing.from_settings(settings)))
+    pings: list[Ping] = [publisher]
+    if settings.buffer_dir is not None:
+        pings.append(publisher.disk)
+    built.app = create_app(settings, Deps(publisher, pings, metrics, Tracing.from_settings(settings)))
     return built
 
 

@@ -1,104 +1,113 @@
-"""From a request's body to a canonical event, or a refusal that says what to change. Pure."""
+"""From the body of POST /events to a canonical event, or a refusal that says what to change. Pure.
+
+Two forms, told apart by ``event_name`` and ``event_type``: exactly one of them must be there. One parse decides in all but odd
+cases (the other form's word within the data, escaped keys), which are then looked at exactly.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
-from uuid_utils import uuid7
 
-from event_core.errors import InvalidEvent, MalformedBody
-from event_core.event import DEFAULT_TENANT, FUTURE_TOLERANCE, MAX_DEPTH, Event, as_utc
+from event_core.errors import InvalidEvent
+from event_core.event import DEFAULT_TENANT, Event
 from event_core.jsonguard import check_shape
-from ingestion_service.schemas import EventIn
+from ingestion_service.forms import PLATFORM_KEY as PLATFORM_KEY
+from ingestion_service.forms import Accepted as Accepted
+from ingestion_service.forms import Form as Form
+from ingestion_service.forms import Refused as Refused
+from ingestion_service.forms import finish, is_json, malformed, new_id, refusal, utc_time
+from ingestion_service.limits import Limits
+from ingestion_service.schemas import EventIn, ProductEventIn
 
-MAX_SEPARATORS = 100_000
-"""Commas, colons and brackets in a body: 10 MB of ``[],[]`` would parse to 228 MiB."""
-PLATFORM_KEY = "_platform"
-"""The key of ``context`` under which the platform notes what it found out itself."""
+_validate_event = TypeAdapter[Any](EventIn).validate_json
+_validate_product = TypeAdapter[Any](ProductEventIn).validate_json
 
-_validate = TypeAdapter(EventIn).validate_json
-
-_REASONS = {"missing": "missing_field", "string_too_short": "bad_length", "string_too_long": "bad_length"}
+_NEITHER = {"event_name": "Field required (or event_type, with properties and event_time, in the other form)"}
 
 
-def accept(raw: bytes, now: datetime) -> Event:
-    """The event that ``raw`` (one JSON object, the ``event_name`` form) describes, received at ``now`` (aware UTC).
+def accept(raw: bytes, now: datetime, limits: Limits) -> Accepted:
+    """The event that ``raw`` (one JSON object in one of the two forms) describes, received at ``now`` (aware UTC).
 
     Raises:
         MalformedBody: empty, or not JSON (lone surrogates and raw control characters are not JSON either).
         TooLarge: nested too deep or too wide to be parsed safely.
         InvalidEvent: a field is missing, of the wrong type or out of range, or the form is ambiguous.
     """
-    check_shape(raw, max_depth=MAX_DEPTH, max_separators=MAX_SEPARATORS)
+    check_shape(raw, max_depth=limits.depth, max_separators=limits.separators)
     try:
-        given = _validate(raw)
+        if b'"event_type"' in raw:
+            return _product(_validate_product(raw), now)
+        return _event(_validate_event(raw), now)
     except ValidationError as error:
-        raise _refusal(raw, error) from None
+        if not is_json(error):
+            raise malformed(raw, error) from None
+    return _looked_at(raw, now)
+
+
+def _looked_at(raw: bytes, now: datetime) -> Accepted:
+    """Decides by the names that the object really has."""
+    fields = from_json(raw)
+    typed = "event_type" in fields if isinstance(fields, dict) else False
+    if typed and "event_name" in fields:
+        raise _ambiguous()
+    del fields  # two parsed forms of a body need not be in memory at once
     try:
-        timestamp = now if given.timestamp is None else as_utc(given.timestamp)
-    except ValueError as error:
-        raise InvalidEvent(f"timestamp: {error}", reason="bad_timestamp") from None
-    return {
-        "event_id": given.event_id or UUID(int=uuid7().int),
+        return _product(_validate_product(raw), now) if typed else _event(_validate_event(raw), now)
+    except ValidationError as error:
+        raise refusal(error, instead=_NEITHER) from None
+
+
+def _event(given: dict[str, Any], now: datetime) -> Accepted:
+    event_id = given.pop("event_id", None)
+    moment = given.pop("timestamp", None)
+    if moment is not None:
+        moment = utc_time(moment, "timestamp")
+    event: Event = {
+        "event_id": event_id or new_id(),
         "tenant_id": DEFAULT_TENANT,
-        "user_id": given.user_id,
-        "event_name": given.event_name,
-        "timestamp": timestamp,
+        "user_id": given.pop("user_id"),
+        "event_name": given.pop("event_name"),
+        "timestamp": moment or now,
         "received_at": now,
-        "metadata": given.metadata or {},
-        "context": _context(given.model_extra or {}, timestamp, now),
+        "metadata": given.pop("metadata", None) or {},
+        "context": given,
     }
+    if "event_type" in given:
+        raise _ambiguous()
+    return finish(event, kind="event", given=moment, named=event_id is not None, now=now)
 
 
-def _context(extra: dict[str, Any], timestamp: datetime, now: datetime) -> dict[str, Any]:
-    if extra:
-        if "event_type" in extra:
-            raise InvalidEvent(
-                "event_name and event_type are both present: exactly one of them tells the event's form",
-                reason="ambiguous_form",
-            )
-        if PLATFORM_KEY in extra:
-            raise InvalidEvent(f"{PLATFORM_KEY}: this name is the platform's own", reason="reserved_field")
-    if timestamp - now > FUTURE_TOLERANCE:
-        extra[PLATFORM_KEY] = {"future_timestamp": True}
-    return extra
+def _product(given: dict[str, Any], now: datetime) -> Accepted:
+    event_id = given.pop("event_id", None)
+    moment = given.pop("event_time", None)
+    if moment is not None:
+        moment = utc_time(moment, "event_time")
+    event: Event = {
+        "event_id": event_id or new_id(),
+        "tenant_id": DEFAULT_TENANT,
+        "user_id": given.pop("user_id"),
+        "event_name": given.pop("event_type"),
+        "timestamp": moment or now,
+        "received_at": now,
+        "metadata": given.pop("properties", None) or {},
+        "context": given,
+    }
+    experiment_id, variant = given.pop("experiment_id", None), given.pop("variant", None)
+    if experiment_id is not None:
+        event["experiment_id"] = experiment_id
+    if variant is not None:
+        event["variant"] = variant
+    if "event_name" in given:
+        raise _ambiguous()
+    return finish(event, kind="product", given=moment, named=event_id is not None, now=now, form=Form.PRODUCT)
 
 
-def _refusal(raw: bytes, error: ValidationError) -> InvalidEvent:
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    first = problems[0]
-    if first["type"] == "json_invalid":
-        if not raw.strip():
-            return MalformedBody("the body is empty: send one event as a JSON object", reason="empty_body")
-        return MalformedBody(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    if not first["loc"]:
-        return InvalidEvent("the body must be one JSON object", reason="not_an_object")
-    if any(problem["loc"] == ("event_name",) and problem["type"] == "missing" for problem in problems):
-        return _missing_name(raw, problems)
-    reason = _REASONS.get(first["type"], "bad_timestamp" if first["loc"][0] == "timestamp" else "wrong_type")
-    return InvalidEvent(_message(problems), reason=reason, details=_details(problems))
-
-
-def _missing_name(raw: bytes, problems: list[Any]) -> InvalidEvent:
-    if "event_type" in from_json(raw):
-        return InvalidEvent(
-            "the event_type form is not taken by this version: send event_name (with metadata and timestamp)",
-            reason="unsupported_form",
-        )
-    return InvalidEvent(_message(problems), reason="missing_field", details=_details(problems))
-
-
-def _details(problems: list[Any]) -> dict[str, Any]:
-    return {"errors": [{"field": _field(problem), "reason": problem["msg"]} for problem in problems]}
-
-
-def _message(problems: list[Any]) -> str:
-    return "; ".join(f"{_field(problem)}: {problem['msg']}" for problem in problems)
-
-
-def _field(problem: Any) -> str:
-    return ".".join(str(part) for part in problem["loc"])
+def _ambiguous() -> InvalidEvent:
+    return InvalidEvent(
+        "event_name and event_type are both present: exactly one of them tells the event's form",
+        reason="ambiguous_form",
+    )

@@ -9,42 +9,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from event_core.clock import Clock, utc_now
-from event_core.health import Health, health_router
+from event_core.health import Health, Ping, health_router
 from event_core.http import RequestContext, install_error_handlers
 from event_core.telemetry import Tracing
 from ingestion_service import __version__
+from ingestion_service.documented import documented_routes
+from ingestion_service.door import Door
 from ingestion_service.errors import STATUSES
 from ingestion_service.metrics import Metrics
 from ingestion_service.publisher import Publisher
-from ingestion_service.routes import PostEvent
-from ingestion_service.schemas import Accepted, ErrorReply, EventIn
+from ingestion_service.request import BodyReader, InFlight
+from ingestion_service.routes import PostCollect, PostEvent
 from ingestion_service.settings import IngestionSettings
+from ingestion_service.status import collector_state, status_router
 
 
 @dataclass
 class Deps:
-    """What the service works with; tests pass fakes."""
+    """What the service works with; tests pass fakes. ``pings``: any of them is enough to take events."""
 
     publisher: Publisher
+    pings: list[Ping]
     metrics: Metrics
     tracing: Tracing
     clock: Clock = utc_now
-
-
-async def _documented(event: EventIn) -> Accepted:
-    """Takes one event and answers once it is durable.
-
-    Any client may retry a 503 or a lost connection with the same `event_id`: the event is stored once.
-    """
-    raise AssertionError("documented here, served by PostEvent")
-
-
-def _replies(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorReply} for status in statuses}
 
 
 class _Dispatch:
@@ -61,6 +53,40 @@ class _Dispatch:
 
 def create_app(settings: IngestionSettings, deps: Deps) -> ASGIApp:
     """The service as an ASGI application; its lifespan opens and closes the publisher and the tracer."""
+    door = Door(settings, deps.publisher, deps.metrics, deps.clock)
+    in_flight = InFlight(settings.ingestion_max_inflight_bytes)
+
+    def reader(most: int, setting: str) -> BodyReader:
+        return BodyReader(
+            most=most, setting=setting, seconds=settings.ingestion_body_timeout_seconds, in_flight=in_flight
+        )
+
+    shared = (door, deps.metrics, deps.tracing, deps.clock)
+    one = reader(settings.ingestion_max_body_bytes, "INGESTION_MAX_BODY_BYTES")
+    many = reader(settings.ingestion_max_batch_bytes, "INGESTION_MAX_BATCH_BYTES")
+    hot: dict[tuple[str, str], ASGIApp] = {
+        ("POST", "/events"): PostEvent("/events", settings.limits, one, *shared),
+        ("POST", "/api/v1/collect"): PostCollect("/api/v1/collect", settings.limits, many, *shared),
+    }
+    app = _documented_app(settings, deps, door, hot)
+    rest = RequestContext(app)
+    if not settings.ingestion_cors_origins:
+        return _Dispatch(hot, rest)
+    return CORSMiddleware(
+        _Dispatch(hot, rest),
+        allow_origins=settings.ingestion_cors_origins,
+        allow_credentials=settings.ingestion_cors_credentials,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-ID", "X-Process-Time", "Retry-After"],
+        max_age=600,
+    )
+
+
+def _documented_app(
+    settings: IngestionSettings, deps: Deps, door: Door, hot: dict[tuple[str, str], ASGIApp]
+) -> FastAPI:
+    """What is not hot, and the documentation of all."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -71,27 +97,21 @@ def create_app(settings: IngestionSettings, deps: Deps) -> ASGIApp:
             yield {}
 
     app = FastAPI(
-        title="Ingestion service",
-        summary="Events over HTTP into Kafka: a 2xx means durable.",
+        title="Event collector",
+        summary="Events over HTTP into Kafka: a 2xx means durable, also while Kafka is away.",
         version=__version__,
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would name the host that the client claims to have asked
     )
     install_error_handlers(app, STATUSES)
-    post_event = PostEvent(settings, deps.publisher, deps.metrics, deps.tracing, deps.clock)
-    route = APIRoute(
-        "/events",
-        _documented,
-        methods=["POST"],
-        status_code=202,
-        summary="Send one event",
-        tags=["events"],
-        response_model=Accepted,
-        responses=_replies(400, 408, 413, 415, 422, 503),
+    app.router.routes.extend(documented_routes(hot))
+    health = Health(
+        settings.service_name,
+        __version__,
+        deps.pings,
+        any_is_enough=True,
+        more=lambda: collector_state(deps.publisher, deps.metrics),
     )
-    route.app = post_event
-    app.router.routes.append(route)
-    app.include_router(
-        health_router(Health(settings.service_name, __version__, [deps.publisher]), deps.metrics.registry)
-    )
-    return _Dispatch({("POST", "/events"): post_event}, RequestContext(app))
+    app.include_router(status_router(settings, deps.publisher, deps.metrics, health, door, deps.clock))
+    app.include_router(health_router(health, deps.metrics.registry))
+    return app

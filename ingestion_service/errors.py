@@ -24,11 +24,30 @@ class BodyTimeout(InvalidEvent):
     retriable = True
 
 
+class Conflict(InvalidEvent):
+    """The event_id was acknowledged before, with other content."""
+
+    code = "conflict"
+
+
+class BufferFull(Unavailable):
+    """The disk buffer has reached MAX_BUFFER_SIZE_MB, or the disk is full."""
+
+    code = "buffer_full"
+
+
+class BufferBroken(Unavailable):
+    """The disk did not take the events; nothing was acknowledged."""
+
+    code = "buffer_broken"
+
+
 STATUSES: Final[dict[type[PlatformError], int]] = {
     MalformedBody: 400,
     BodyTimeout: 408,
     TooLarge: 413,
     UnsupportedEncoding: 415,
+    Conflict: 409,
     InvalidEvent: 422,
     Unavailable: 503,
 }

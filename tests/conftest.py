@@ -105,18 +105,32 @@ class Platform:
     def topic(self) -> str:
         return self.settings["KAFKA_TOPIC"]
 
+    @property
+    def product_topic(self) -> str:
+        return self.settings["KAFKA_PRODUCT_TOPIC"]
+
+    @property
+    def dlq_topic(self) -> str:
+        return self.settings["DLQ_TOPIC"]
+
+    @property
+    def buffer_dir(self) -> Path:
+        return Path(self.settings["BUFFER_DIR"])
+
 
 @pytest.fixture
 def platform(backend: Backend, database_url: str, tmp_path: Path) -> Iterator[Platform]:
-    """A topic, a consumer group and a database that only this test uses; services that end with it."""
+    """Topics, a disk buffer, a consumer group and a database that only this test uses; services that end with it."""
     unique = uuid.uuid4().hex[:8]
     settings = {
         "KAFKA_BOOTSTRAP_SERVERS": backend.kafka,
         "KAFKA_TOPIC": f"events-{unique}",
+        "KAFKA_PRODUCT_TOPIC": f"product-events-{unique}",
         "DLQ_TOPIC": f"events-dlq-{unique}",
         "KAFKA_GROUP_ID": f"group-{unique}",
         "KAFKA_GROUP_INSTANCE_ID": f"consumer-{unique}",
         "DATABASE_URL": database_url,
+        "BUFFER_DIR": str(tmp_path / "buffer"),
         "ENVIRONMENT": "test",
     }
     services: list[Service] = []

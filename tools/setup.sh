@@ -2,7 +2,7 @@
 # Makes this clone ready to work in; quiet and quick when it is. Usage: tools/setup.sh [venv] [system] [kafka]
 #
 #   venv    .venv with the locked Python packages        (PYTHON=... chooses the interpreter)
-#   system  Java, Maven and PostgreSQL, through apt when root on Debian or Ubuntu
+#   system  Java, Maven and PostgreSQL, and strace for the tests, through apt when root on Debian or Ubuntu
 #   kafka   Kafka's jars, through Maven
 #
 # Without arguments: everything, or with STACK=compose (in the environment or in .env) only the venv, as Docker brings
@@ -93,7 +93,23 @@ install_postgres() {
     fi
 }
 
+# Only tests need it, those that kill a service at each of its writes: without it everything runs. Said once.
+setup_strace() {
+    said=.local/strace-is-missing
+    if have strace || [ -e "$said" ]; then return; fi
+    if as_root_on_debian; then
+        refresh_package_lists strace
+        (install_packages "strace, for tests" strace) && return
+    fi
+    hint="your system's package manager"
+    ! have apt-get || hint="sudo apt-get install -y strace"
+    say "strace is missing: the tests that kill a service at each of its writes need it, nothing else does ($hint)."
+    mkdir -p .local
+    : >"$said"
+}
+
 setup_system() {
+    [ "$(uname)" != Linux ] || setup_strace
     if as_root_on_debian; then
         find_java >/dev/null || install_packages "Java 17 or later" "$(java_package)"
         have mvn || { refresh_package_lists maven; install_packages "Maven" maven; }

@@ -15,7 +15,8 @@ from event_consumer.settings import ConsumerSettings
 from event_consumer.tracing import BatchTracer
 from event_core.clock import monotonic, utc_now
 from event_core.errors import BrokerUnavailable
-from event_core.kafka import KafkaSource, connected, ensure_topics, platform_topics
+from event_core.kafka.consumer import KafkaSource
+from event_core.kafka.topics import connected, ensure_topics, platform_topics
 from event_core.main import Built
 from event_core.postgres import PostgresPing, open_pool, opened
 from event_core.telemetry import Tracing
@@ -72,7 +73,7 @@ class EventsPipeline:
         await ensure_topics(settings, platform_topics(settings))
         return await KafkaSource.open(
             settings,
-            [settings.kafka_topic],
+            [settings.kafka_topic, settings.kafka_product_topic],
             group=settings.kafka_group_id,
             instance=settings.kafka_group_instance_id,
         )

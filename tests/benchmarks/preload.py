@@ -6,11 +6,11 @@ import asyncio
 
 from event_core.clock import utc_now
 from event_core.codec import Record, encode
-from event_core.event import Event
-from event_core.kafka import ProducerSession, RecordBatch
+from event_core.kafka.producer import ProducerSession
 from event_core.settings import KafkaSettings
 from event_core.topics import partition_for
 from ingestion_service.accept import accept
+from ingestion_service.limits import Limits
 from tests.benchmarks.bodies import bodies
 from tests.benchmarks.servers import PARTITIONS, Servers
 
@@ -31,13 +31,13 @@ async def _fill(bootstrap: str, topic: str, rows: int) -> float:
     settings = KafkaSettings(kafka_bootstrap_servers=bootstrap)
     session = await ProducerSession.open(settings, acks="all", compression="lz4")
     templates = bodies(20_000, extra=EXTRA_BYTES)
-    batches: dict[int, RecordBatch] = {}
-    sending: set[asyncio.Task[None]] = set()
-    written = 0
+    batches: dict[int, list[Record]] = {}
+    sending: set[asyncio.Task[int]] = set()
+    written, limits = 0, Limits()
 
     async def send(partition: int) -> None:
         nonlocal sending
-        sending.add(asyncio.create_task(session.send(batches.pop(partition), topic, partition)))
+        sending.add(asyncio.create_task(session.send(topic, partition, batches.pop(partition), seconds=60)))
         if len(sending) >= BATCHES_IN_FLIGHT:
             done, sending = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -45,14 +45,12 @@ async def _fill(bootstrap: str, topic: str, rows: int) -> float:
 
     try:
         for number in range(rows):
-            record = _record(accept(templates[number % len(templates)], utc_now()))
+            record = encode(accept(templates[number % len(templates)], utc_now(), limits).event)
             written += len(record.value)
             partition = partition_for(record.key, PARTITIONS)
-            batch = batches.get(partition)
-            if batch is None:
-                batch = batches[partition] = session.new_batch()
+            batch = batches.setdefault(partition, [])
             batch.append(record)
-            if batch.records >= RECORDS_PER_BATCH:
+            if len(batch) >= RECORDS_PER_BATCH:
                 await send(partition)
         for partition in list(batches):
             await send(partition)
@@ -60,7 +58,3 @@ async def _fill(bootstrap: str, topic: str, rows: int) -> float:
     finally:
         await session.close()
     return written / rows
-
-
-def _record(event: Event) -> Record:
-    return encode(event)

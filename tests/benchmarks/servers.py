@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from psycopg import sql
 
 from event_core.errors import BrokerUnavailable
-from event_core.kafka import ensure_topics
+from event_core.kafka.topics import ensure_topics
 from event_core.settings import KafkaSettings
 from event_core.topics import TopicSpec
 from tests.support.backend import Backend, free_port
@@ -49,7 +49,7 @@ class Round:
 
 
 class Servers:
-    """Kafka and Postgres; ``logs`` is a folder for the services' logs."""
+    """Kafka and Postgres; ``logs`` is a folder for the services' logs and disk buffers."""
 
     def __init__(self, backend: Backend, logs: Path) -> None:
         self.backend = backend
@@ -87,9 +87,11 @@ class Servers:
             **DURABLE,
             "KAFKA_BOOTSTRAP_SERVERS": self.backend.kafka,
             "KAFKA_TOPIC": topic,
+            "KAFKA_PRODUCT_TOPIC": f"bench-product-{unique}",
             "DLQ_TOPIC": f"bench-dlq-{unique}",
             "KAFKA_GROUP_ID": f"bench-{unique}",
             "DATABASE_URL": url,
+            "BUFFER_DIR": str(self.logs / f"buffer-{unique}"),
         }
         yield Round(topic, f"bench-{unique}", url, settings)
         with psycopg.connect(maintenance, autocommit=True) as connection:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from event_core.kafka import KafkaSource, ensure_topics
+from event_core.kafka.consumer import KafkaSource
+from event_core.kafka.topics import ensure_topics
 from event_core.settings import KafkaSettings
 from event_core.source import MemorySource, Message, Polled, Source
 from event_core.topics import TopicPartition, TopicSpec

@@ -129,6 +129,8 @@ class Stack:
             "POSTGRES_PASSWORD": "postgres",
             "POSTGRES_DB": "events_db",
             "KAFKA_TOPIC": "events",
+            "KAFKA_PRODUCT_TOPIC": "product_events",
+            "BUFFER_DIR": "./data/buffer",
             # A line per span, so that a trace can be looked for by its id.
             "OTEL_DEBUG_VERBOSITY": "normal",
         }

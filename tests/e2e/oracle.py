@@ -1,41 +1,33 @@
 """The outside oracle: what was sent and acknowledged, what lies in the sinks, and whether the two agree.
 
-It knows nothing of the services' code: it keeps what it sent itself and reads the sinks with plain SQL, so a fault of
-ours cannot hide in code that both share. The invariants: everything acknowledged is stored or dead-lettered, in exactly
-one place, with the content that was sent; and nothing is stored that was never sent.
+It knows nothing of the services' code: it keeps what it sent itself and is given what sinks.py reads with plain SQL and a
+consumer of its own, so a fault of ours cannot hide in code that both share. The invariants: everything acknowledged is
+stored, dead-lettered or in quarantine, in exactly one place, with the content that was sent; nothing is stored that was
+never sent; and of one user the events arrive first in the order in which they were sent first.
 
-Content is identified by a digest of user_id, event_name, metadata and timestamp in one canonical form, because JSON has
-many texts for one value (key order, 1e2 and 100, +02:00 and Z) and a store may give back another than it was given.
+Content is identified by a digest of what the client said beside event_id, in one canonical form: the three forms of an event
+and the platform's own say the same in different words, JSON has many texts for one value (key order, 1e2 and 100, +02:00 and Z),
+and a store may give back another than it was given.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
 import threading
-import time
 import uuid
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import httpx
-import psycopg
-
-STORED_SQL = """
-    SELECT event_id::text, user_id, event_name, metadata::text,
-           to_char("timestamp" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-    FROM public.events WHERE starts_with(user_id, %(user_prefix)s)
-"""
-DEAD_SQL = "SELECT value FROM public.dead_letters"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NOT_SENT = "_platform"
+"""What the platform adds to an event's context."""
 
 
 class State(StrEnum):
@@ -57,21 +49,73 @@ Contents = dict[str, State]
 """What was sent under one event_id: digest -> state. Two digests are a conflict: one is stored, one dead-letters."""
 
 
+class _Form(NamedTuple):
+    """How a form names what all of them say."""
+
+    user: str
+    name: str
+    data: str
+    moment: str
+    a_second: int
+    """Of a time given as an integer."""
+    beside: tuple[str, ...]
+    """Names of the platform's columns that it may set; any other field is context."""
+
+
+_EVENT = _Form("user_id", "event_name", "metadata", "timestamp", 1, ())
+_PRODUCT = _Form("user_id", "event_type", "properties", "event_time", 1000, ("experiment_id", "variant"))
+_LEARNER = _Form("learner_id", "event_type", "event_data", "timestamp", 1, ("tenant_id", "source_service"))
+_OURS = _EVENT._replace(beside=("tenant_id", "experiment_id", "variant", "source"))
+
+
+def _form(event: Mapping[str, Any]) -> _Form:
+    if "received_at" in event:
+        return _OURS
+    if "learner_id" in event:
+        return _LEARNER
+    return _PRODUCT if "event_type" in event else _EVENT
+
+
+def user_of(event: Mapping[str, Any]) -> str:
+    """Whose event it is, in any form; empty where it does not say."""
+    return str(event.get("learner_id", event.get("user_id", "")))
+
+
 def digest(event: Mapping[str, Any]) -> str:
-    """SHA-256 of the fields that a client sends beside event_id; equal for all texts of the same values.
+    """SHA-256 of what a client says beside event_id, in any of the three forms, or the platform in its own, which has
+    ``received_at``; equal for all texts of the same values.
 
     Raises:
-        ValueError: a field is missing or of the wrong type (the oracle's events always have all four).
+        ValueError: user, name or time is missing or of the wrong type (the oracle's events always have all of them).
     """
+    form = _form(event)
     try:
-        named = {name: event[name] for name in ("user_id", "event_name", "metadata")}
-        moment = datetime.fromisoformat(event["timestamp"])
-        if moment.tzinfo is None:
-            raise ValueError("the timestamp has no zone")
-        named["timestamp"] = moment.astimezone(UTC).isoformat(timespec="microseconds")
+        said = {"user": event[form.user], "name": event[form.name], "moment": _moment(event[form.moment], form)}
+        said["data"] = event.get(form.data) or {} if form in (_PRODUCT, _LEARNER) else event[form.data]
     except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"not an event: {error!r}") from None
-    return hashlib.sha256(_canonical(named).encode()).hexdigest()
+    columns = {name.removesuffix("_service"): event[name] for name in form.beside if event.get(name) is not None}
+    said["columns"] = {"tenant_id": "default", **columns}
+    if form is _OURS:
+        context = dict(event.get("context") or {})
+    else:
+        known = {"event_id", form.user, form.name, form.data, form.moment, *form.beside}
+        context = {name: value for name, value in event.items() if name not in known}
+    # Nothing said is not kept: a learner's empty metadata, and no priority.
+    said["context"] = {name: value for name, value in context.items() if name != NOT_SENT and value not in (None, {})}
+    return hashlib.sha256(_canonical(said).encode()).hexdigest()
+
+
+def _moment(given: object, form: _Form) -> str:
+    if isinstance(given, int):
+        moment = EPOCH + timedelta(seconds=given // form.a_second, milliseconds=given % form.a_second)
+    elif isinstance(given, str):
+        moment = datetime.fromisoformat(given)
+    else:
+        raise ValueError(f"{given!r} is no time that the oracle's events have")
+    if moment.tzinfo is None:
+        raise ValueError("the timestamp has no zone")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _canonical(value: Any) -> str:
@@ -91,12 +135,12 @@ def _canonical(value: Any) -> str:
     return json.dumps(value)
 
 
-def _event_id(event: Mapping[str, Any]) -> str:
+def event_id_of(event: Mapping[str, Any]) -> str:
     return str(uuid.UUID(event["event_id"]))
 
 
 class Ledger:
-    """Every event that a test sent, by id and content. Thread-safe.
+    """Every event that a test sent, by id and content, and each user's in the order of first sending. Thread-safe.
 
     With a ``path`` each entry is also appended to that file as a JSON line, and a file from before is read first (a
     torn last line, left by a killed writer, is cut off), so that the knowledge outlives the process that sends.
@@ -105,15 +149,28 @@ class Ledger:
     def __init__(self, path: Path | None = None) -> None:
         self._lock = threading.Lock()
         self._sent: defaultdict[str, Contents] = defaultdict(dict)
+        self._users: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._file: IO[bytes] | None = None
         if path is not None:
             whole = path.read_bytes() if path.exists() else b""
             whole = whole[: whole.rfind(b"\n") + 1]
             for line in whole.splitlines():
-                event_id, content, state = json.loads(line)
+                event_id, content, state, user = json.loads(line)
                 self._sent[event_id][content] = State(state)
+                self._users[user][event_id] = None
             self._file = path.open("ab", buffering=0)
             self._file.truncate(len(whole))
+
+    @classmethod
+    def of(cls, *ledgers: Ledger) -> Ledger:
+        """What all of ``ledgers`` know; of no user may two of them have events."""
+        made = cls()
+        for ledger in ledgers:
+            users = ledger.order()
+            assert made._users.keys().isdisjoint(users)
+            made._sent.update(ledger.entries())
+            made._users.update({user: dict.fromkeys(ids) for user, ids in users.items()})
+        return made
 
     def sent(self, event: Mapping[str, Any]) -> None:
         """To be called before the first attempt: an event may be stored although its answer never arrives."""
@@ -127,19 +184,25 @@ class Ledger:
         self._record(event, State.REJECTED)
 
     def _record(self, event: Mapping[str, Any], state: State) -> None:
-        event_id, content = _event_id(event), digest(event)
+        event_id, content, user = event_id_of(event), digest(event), user_of(event)
         with self._lock:
+            self._users[user][event_id] = None
             known = self._sent[event_id].get(content)
             if known in (state, State.ACKNOWLEDGED):  # an acknowledgement is for ever
                 return
             self._sent[event_id][content] = state
             if self._file is not None:
-                self._file.write(json.dumps([event_id, content, state]).encode() + b"\n")
+                self._file.write(json.dumps([event_id, content, state, user]).encode() + b"\n")
 
     def entries(self) -> dict[str, Contents]:
         """A copy: event_id -> what was sent under it."""
         with self._lock:
             return {event_id: dict(contents) for event_id, contents in self._sent.items()}
+
+    def order(self) -> dict[str, list[str]]:
+        """A copy: user -> the event ids of first sending, in that order."""
+        with self._lock:
+            return {user: list(ids) for user, ids in self._users.items()}
 
     def close(self) -> None:
         if self._file is not None:
@@ -154,7 +217,7 @@ class Verdict:
     lost: tuple[str, ...]
     """Acknowledged and nowhere."""
     duplicated: tuple[str, ...]
-    """In more than one place: two rows, two dead letters, or a row and a dead letter."""
+    """In more than one place: two rows, two dead letters, a row and a line of the quarantine …"""
     unknown: tuple[str, ...]
     """Stored and never sent."""
     altered: tuple[str, ...]
@@ -165,6 +228,7 @@ class Verdict:
     acknowledged: int
     stored: int
     dead: int
+    quarantined: int
 
     @property
     def violations(self) -> dict[str, tuple[str, ...]]:
@@ -180,22 +244,31 @@ class Verdict:
         """
         if not self.violations:
             return
-        lines = [f"{self.sent} sent, {self.acknowledged} acknowledged, {self.stored} rows, {self.dead} dead letters"]
+        lines = [
+            f"{self.sent} sent, {self.acknowledged} acknowledged, {self.stored} rows, {self.dead} dead letters, "
+            f"{self.quarantined} in quarantine"
+        ]
         for kind, ids in self.violations.items():
             more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
             lines.append(f"{kind}: {len(ids)}: {', '.join(ids[:10])}{more}")
         raise AssertionError("\n".join(lines))
 
 
-_COUNTS = {"sent", "acknowledged", "stored", "dead"}
+_COUNTS = {"sent", "acknowledged", "stored", "dead", "quarantined"}
 
 
-def compare(ledger: Mapping[str, Contents], stored: Iterable[Copy], dead: Iterable[Copy]) -> Verdict:
-    """What is wrong, given ``Ledger.entries()`` and what lies in the sinks (further sinks go into ``dead``). Pure.
+def compare(
+    ledger: Mapping[str, Contents], stored: Iterable[Copy], dead: Iterable[Copy], quarantined: Iterable[Copy] = ()
+) -> Verdict:
+    """What is wrong, given ``Ledger.entries()`` and what lies in the three sinks. Pure.
 
-    A dead letter that was never sent is no violation: tests put poison straight on a topic.
+    A dead letter that was never sent is no violation: tests put poison straight on a topic. Nor is one in quarantine.
     """
-    rows, letters = _by_id(stored), _by_id(dead)
+    rows, aside = _by_id(stored), _by_id(quarantined)
+    letters = _by_id(dead)
+    dead_letters = sum(map(len, letters.values()))
+    for event_id, copies in aside.items():
+        letters.setdefault(event_id, []).extend(copies)
     found: dict[str, set[str]] = {"lost": set(), "duplicated": set(), "altered": set(), "refused": set()}
     for event_id, contents in ledger.items():
         mine, places = rows.get(event_id, []), rows.get(event_id, []) + letters.get(event_id, [])
@@ -216,7 +289,8 @@ def compare(ledger: Mapping[str, Contents], stored: Iterable[Copy], dead: Iterab
         sent=len(ledger),
         acknowledged=sum(State.ACKNOWLEDGED in contents.values() for contents in ledger.values()),
         stored=sum(map(len, rows.values())),
-        dead=sum(map(len, letters.values())),
+        dead=dead_letters,
+        quarantined=sum(map(len, aside.values())),
     )
 
 
@@ -227,31 +301,30 @@ def _by_id(copies: Iterable[Copy]) -> dict[str, list[str | None]]:
     return dict(grouped)
 
 
-def read_stored(database_url: str, *, user_prefix: str = "") -> Iterator[Copy]:
-    """The rows of ``events``, of users whose id starts with ``user_prefix``, in a database that other tests use too."""
-    with psycopg.connect(database_url) as connection, connection.cursor("oracle") as cursor:
-        for event_id, user_id, name, metadata, moment in cursor.execute(STORED_SQL, {"user_prefix": user_prefix}):
-            event = {"user_id": user_id, "event_name": name, "metadata": json.loads(metadata), "timestamp": moment}
-            try:
-                yield Copy(event_id, digest(event))
-            except ValueError:
-                yield Copy(event_id, "unreadable")  # no sent event is: it was altered
+def out_of_order(sent: Mapping[str, Sequence[str]], arrived: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Users whose events did not arrive first in the order of first sending, with the first id that came too late. Pure.
 
-
-def read_dead(database_url: str, *, user_prefix: str = "") -> Iterator[Copy]:
-    """The dead letters whose original bytes name an event_id (and, with a prefix, a user who has it)."""
-    with psycopg.connect(database_url) as connection, connection.cursor("oracle") as cursor:
-        for (value,) in cursor.execute(DEAD_SQL):
-            if (copy := dead_letter_copy(value, user_prefix=user_prefix)) is not None:
-                yield copy
+    ``sent`` is ``Ledger.order()``; ``arrived``: user -> the ids of a topic in the order of the log, copies included. What never
+    arrived is not this function's affair, nor is what was never sent.
+    """
+    late = {}
+    for user, ids in sent.items():
+        here = list(dict.fromkeys(arrived.get(user, ())))
+        known = set(ids)
+        came, there = [one for one in here if one in known], set(here)
+        expected = [one for one in ids if one in there]
+        wrong = [should for should, did in zip(expected, came, strict=True) if should != did]
+        if wrong:
+            late[user] = wrong[0]
+    return late
 
 
 def dead_letter_copy(value: bytes | None, *, user_prefix: str = "") -> Copy | None:
-    """What the original bytes of a dead letter say; None where they name no event_id."""
+    """What the original bytes of a dead letter, in whatever form, say; None where they name no event_id."""
     try:
         event = json.loads(value or b"")
-        event_id = _event_id(event)
-        if not str(event.get("user_id", "")).startswith(user_prefix):
+        event_id = event_id_of(event)
+        if not user_of(event).startswith(user_prefix):
             return None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
@@ -259,89 +332,3 @@ def dead_letter_copy(value: bytes | None, *, user_prefix: str = "") -> Copy | No
         return Copy(event_id, digest(event))
     except (ValueError, RecursionError):
         return Copy(event_id, None)
-
-
-def judge(ledger: Ledger, database_url: str, *, user_prefix: str = "", within: float = 60.0) -> Verdict:
-    """Compares until nothing acknowledged is missing any more, for at most ``within`` seconds; the last comparison.
-
-    A duplicate may come later than the last missing event: drain the platform first where that matters.
-    """
-    end = time.monotonic() + within
-    while True:
-        stored = read_stored(database_url, user_prefix=user_prefix)
-        # Read after the rows, an event on its way from neither to either can be missed once, never seen twice.
-        dead = read_dead(database_url, user_prefix=user_prefix)
-        verdict = compare(ledger.entries(), stored, dead)
-        if not verdict.lost or time.monotonic() >= end:
-            return verdict
-        time.sleep(0.5)
-
-
-@dataclass
-class Posted:
-    """How ``post_events`` ended for each event id. ``rejected``: the status; ``undecided``: the last problem."""
-
-    acknowledged: list[str] = field(default_factory=list)
-    rejected: dict[str, int] = field(default_factory=dict)
-    undecided: dict[str, str] = field(default_factory=dict)
-
-
-def post_events(
-    url: str, events: Iterable[Mapping[str, Any]], ledger: Ledger, *, workers: int = 8, within: float = 60.0
-) -> Posted:
-    """Posts each event as a careful client does: retries with the same event_id what may help, honours Retry-After.
-
-    One user's events are sent in order. After ``within`` seconds no further attempt starts; what was not even tried by
-    then is in no list and not in the ledger. Anything but a reply for this very event counts as no acknowledgement.
-    """
-    posted, end = Posted(), time.monotonic() + within
-    shares: list[list[Mapping[str, Any]]] = [[] for _ in range(workers)]
-    for event in events:
-        shares[zlib.crc32(str(event["user_id"]).encode()) % workers].append(event)
-    # trust_env: a proxy of the environment must not stand between a test and its own services.
-    with httpx.Client(timeout=10.0, trust_env=False) as client, ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(lambda share: _post_share(client, url, share, ledger, posted, end), shares):
-            pass
-    return posted
-
-
-def _post_share(
-    client: httpx.Client, url: str, events: list[Mapping[str, Any]], ledger: Ledger, posted: Posted, end: float
-) -> None:
-    for event in events:
-        if time.monotonic() >= end:
-            return
-        event_id, tries, maybe_stored = _event_id(event), 0, False
-        ledger.sent(event)
-        while True:
-            tries += 1
-            pause = random.uniform(0.5, 1.0) * min(0.1 * 2 ** min(tries, 6), 2.0)
-            try:
-                reply = client.post(url, json=event)
-            except httpx.TransportError as error:
-                problem, maybe_stored = repr(error), True
-            else:
-                if reply.is_success and _names(reply, event_id):
-                    ledger.acknowledged(event)
-                    posted.acknowledged.append(event_id)
-                    break
-                problem = f"HTTP {reply.status_code} {reply.text[:200]}"
-                if reply.is_client_error and reply.status_code not in (408, 429):
-                    if not maybe_stored:
-                        ledger.rejected(event)
-                    posted.rejected[event_id] = reply.status_code
-                    break
-                maybe_stored |= reply.status_code != 429
-                asked = reply.headers.get("Retry-After", "")
-                pause += float(asked) if asked.isdecimal() else 0.0
-            if time.monotonic() + pause >= end:
-                posted.undecided[event_id] = problem
-                break
-            time.sleep(pause)
-
-
-def _names(reply: httpx.Response, event_id: str) -> bool:
-    try:
-        return str(reply.json()["event_id"]).lower() == event_id
-    except (ValueError, KeyError, TypeError):
-        return False

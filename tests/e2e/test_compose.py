@@ -82,11 +82,15 @@ class Ledger:
             "timestamp": datetime.now(UTC).isoformat(),
         }
 
-    def post(self, stack: Stack, port: str, number: int, headers: dict[str, str] | None = None) -> None:
+    def post(self, stack: Stack, port: str, number: int, headers: dict[str, str] | None = None) -> list[str]:
+        """The reply's warnings."""
         event = self.event(number)
         reply = httpx.post(stack.url(port, "/events"), json=event, headers=headers, timeout=30)
-        assert (reply.status_code, reply.json()) == (202, {"status": "accepted", "event_id": event["event_id"]}), port
+        body = reply.json()
+        warnings: list[str] = body.pop("warnings", [])
+        assert (reply.status_code, body) == (202, {"status": "accepted", "event_id": event["event_id"]}), port
         self.acknowledged.append(str(event["event_id"]))
+        return warnings
 
     def count(self, stack: Stack) -> int:
         """What the analytics API counts of these events."""
@@ -206,6 +210,48 @@ def test_containers_run_without_privileges(stack: Stack) -> None:
         assert container["HostConfig"]["ReadonlyRootfs"]
         assert container["HostConfig"]["Memory"] > 0
         assert not container["State"]["OOMKilled"]
+
+
+def test_both_topics_are_counted(stack: Stack) -> None:
+    ledger = Ledger()
+    ledger.post(stack, "INGESTION_PORT_8001", 0)
+    event_id = str(uuid.uuid4())
+    typed = {
+        "event_id": event_id,
+        "user_id": "user-1",
+        "event_type": ledger.event_name,
+        "event_time": int(time.time() * 1000),
+        "experiment_id": "exp_1",
+        "variant": "A",
+        "properties": {"number": 1},
+    }
+    reply = httpx.post(stack.url("INGESTION_PORT_8001", "/events"), json=typed, timeout=30)
+    assert (reply.status_code, reply.json()["event_id"]) == (202, event_id)
+    ledger.acknowledged.append(event_id)
+    ledger.assert_counted_once(stack)
+    shown = stack.sql(f"SELECT experiment_id, variant FROM events WHERE event_id = '{event_id}'")
+    assert shown == ["exp_1|A"]
+
+
+def test_what_was_accepted_without_a_broker_survives_the_death_of_the_service(stack: Stack) -> None:
+    """The disk buffer lies in a volume: a new container finds what the old one had acknowledged."""
+    ledger = Ledger()
+    stack.compose("stop", "kafka")
+    try:
+        warnings = [ledger.post(stack, "INGESTION_PORT_8001", number) for number in range(30)]
+        assert warnings[-1], "an event that only the disk has is accepted with a warning"
+        stack.compose("rm", "--stop", "--force", "ingestion")
+        stack.compose("up", "-d", "--no-deps", "ingestion")
+        wait_for(
+            "the service to accept again",
+            lambda: httpx.get(stack.url("INGESTION_PORT_8001", "/health/ready"), timeout=10).status_code == 200,
+            VISIBLE_SECONDS,
+        )
+        for number in range(30, 40):
+            ledger.post(stack, "INGESTION_PORT_8001", number)
+    finally:
+        stack.compose("up", "-d", "--wait", "--wait-timeout", "180", timeout=240)
+    ledger.assert_counted_once(stack)
 
 
 def test_broker_killed_under_load_loses_and_doubles_nothing(stack: Stack) -> None:

@@ -5,109 +5,38 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any
 
 import psycopg
 import pytest
 
 from tests.conftest import Platform
-from tests.e2e.oracle import Ledger, Posted, judge, post_events
+from tests.e2e.load import assert_each_once, drained, events_flow, load, mixed_events
 from tests.support.backend import Backend
 from tests.support.process import ROOT, Service
-from tests.support.wait import count, query, until
+from tests.support.wait import query, until
 
 pytestmark = pytest.mark.e2e
-
-
-def events(number: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "event_id": str(uuid.uuid4()),
-            "user_id": f"user_{n % 30}",
-            "event_name": "page_view",
-            "metadata": {"n": n, "price": n / 7, "text": "ü" * (n % 40)},
-            "timestamp": datetime.now(UTC).isoformat(),
-        }
-        for n in range(number)
-    ]
-
-
-class Load:
-    """Events posted in the background until ``finish``, by careful clients, which repeat what got a 503."""
-
-    def __init__(self, ingestion: Service) -> None:
-        self.ledger = Ledger()
-        self.posted = Posted()
-        self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ingestion,), daemon=True)
-        self._thread.start()
-
-    def _run(self, ingestion: Service) -> None:
-        url = ingestion.url + "/events"
-        for _ in range(2_000):  # bounded, however the test ends
-            if self._enough.is_set():
-                return
-            part = post_events(url, events(500), self.ledger, workers=8, within=120)
-            self.posted.acknowledged += part.acknowledged
-            self.posted.rejected |= part.rejected
-            self.posted.undecided |= part.undecided
-
-    def finish(self) -> None:
-        self._enough.set()
-        self._thread.join(240)
-        assert not self._thread.is_alive(), "the load did not end"
-
-
-@contextmanager
-def load(ingestion: Service) -> Iterator[Load]:
-    """Load for as long as the block runs."""
-    made = Load(ingestion)
-    try:
-        yield made
-    finally:
-        made.finish()
-
-
-def events_flow(platform: Platform, more: int = 1) -> None:
-    """Returns once ``more`` rows were stored from now on."""
-    stored = count(platform.database_url)
-    until("events flow", lambda: count(platform.database_url) >= stored + more)
-
-
-def drained(platform: Platform, least: int) -> None:
-    """Waits until the consumer has read all of the topic and ``least`` rows are stored."""
-    until(f"{least} rows", lambda: count(platform.database_url) >= least, seconds=90)
-    time.sleep(1.0)  # what comes after the last expected row would be a duplicate
-
-
-def assert_each_once(platform: Platform, work: Load) -> None:
-    posted = work.posted
-    assert not posted.undecided, posted.undecided
-    assert not posted.rejected, posted.rejected
-    drained(platform, len(posted.acknowledged))
-    verdict = judge(work.ledger, platform.database_url)
-    verdict.assert_clean()
-    assert count(platform.database_url) == len(posted.acknowledged)
-    assert count(platform.database_url, "dead_letters") == 0
 
 
 def test_kafka_killed_and_restarted_under_load(platform: Platform, backend: Backend) -> None:
     ingestion = platform.start("ingestion_service", KAFKA_PUBLISH_TIMEOUT_SECONDS="2")
     platform.start("event_consumer")
-    with load(ingestion) as work:
+    outages = []
+    with load(ingestion, mixed_events) as work:
         for _ in range(2):
             events_flow(platform, 200)
+            killed = time.monotonic()
             backend.kill_kafka()
             time.sleep(3)
+            outages.append((killed, time.monotonic()))
             backend.start_kafka()
-    assert_each_once(platform, work)
-    assert ingestion.metric("ingestion_events_unavailable_total", reason="broker_unavailable") > 0
+    assert work.posted.statuses() == {202}, "while Kafka is away events are taken to disk"
+    for killed, ended in outages:
+        assert work.posted.seconds(killed, ended, share=1.0) < 8, "the breaker opens"
+        assert work.posted.seconds(killed + 2.7, ended) < 1, "once it is open, nobody waits for Kafka"
+    assert ingestion.metric("ingestion_events_accepted_total", stored="disk") > 0
+    assert_each_once(platform, work.ledger, work.posted)
 
 
 def test_kafka_killed_under_the_load_of_send_events(platform: Platform, backend: Backend) -> None:
@@ -148,7 +77,7 @@ def test_the_consumer_killed_again_and_again_in_mid_batch(platform: Platform, ki
             else:
                 kill_within_a_transaction(platform, consumer)
             consumer.start(ready=False)
-    assert_each_once(platform, work)
+    assert_each_once(platform, work.ledger, work.posted)
 
 
 def kill_within_a_transaction(platform: Platform, consumer: Service) -> None:
@@ -179,7 +108,7 @@ def test_postgres_killed_under_load(platform: Platform, backend: Backend) -> Non
             backend.kill_postgres()
             time.sleep(2)
             backend.start_postgres()
-    assert_each_once(platform, work)
+    assert_each_once(platform, work.ledger, work.posted)
 
 
 def test_ingestion_ended_and_killed_under_load(platform: Platform) -> None:
@@ -193,7 +122,7 @@ def test_ingestion_ended_and_killed_under_load(platform: Platform) -> None:
             else:
                 assert ingestion.stop() == 0
             ingestion.start()
-    assert_each_once(platform, work)
+    assert_each_once(platform, work.ledger, work.posted)
 
 
 def test_two_consumers_share_the_partitions_and_take_over_from_each_other(platform: Platform) -> None:
@@ -208,7 +137,7 @@ def test_two_consumers_share_the_partitions_and_take_over_from_each_other(platfo
         first.start(ready=False)
         until("both store again", lambda: min(stored_by(first), stored_by(second)) > 0)
         assert second.stop() == 0
-    assert_each_once(platform, work)
+    assert_each_once(platform, work.ledger, work.posted)
 
 
 def stored_by(consumer: Service) -> float:

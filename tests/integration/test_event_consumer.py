@@ -65,6 +65,49 @@ def test_an_undecodable_message_is_set_aside_with_its_bytes_and_its_neighbours_a
     assert consumer.metric("consumer_dead_letters_total", reason="unstorable_value") == 2
 
 
+def test_both_topics_are_stored_each_from_its_own_offsets(platform: Platform) -> None:
+    consumer = platform.start("event_consumer")
+    named = [message(event_name="named") for _ in range(300)]
+    typed = [
+        message(event_name="click", experiment_id="exp_1", variant=variant, metadata={"n": number})
+        for number in range(100)
+        for variant in ("A", "B", None)
+    ]
+    for partition in range(3):
+        write_topic(platform, named[partition::3], partition)
+        write_topic(platform, typed[partition::3], partition, topic=platform.product_topic)
+    write_topic(platform, [(b"u", b"not json")], topic=platform.product_topic)
+
+    until("600 rows", lambda: count(platform.database_url) == 600)
+    rows = query(
+        platform.database_url,
+        "select event_name, experiment_id, variant, count(*)::int from events group by 1, 2, 3 order by 1, 2, 3",
+    )
+    assert rows == [
+        ("click", "exp_1", "A", 100),
+        ("click", "exp_1", "B", 100),
+        ("click", "exp_1", None, 100),
+        ("named", None, None, 300),
+    ]
+    assert query(platform.database_url, 'select topic, partition, "offset" from dead_letters') == [
+        (platform.product_topic, 0, 100)
+    ]
+
+    assert consumer.stop() == 0
+    write_topic(platform, [message()])
+    write_topic(platform, [message()], topic=platform.product_topic)
+    consumer = platform.start("event_consumer")
+    until("602 rows", lambda: count(platform.database_url) == 602)
+    assert consumer.metric("consumer_events_duplicate_total") == 0
+    offsets = query(
+        platform.database_url, "select topic, sum(next_offset)::int, count(*)::int from consumer_offsets group by 1"
+    )
+    assert {topic: rest for topic, *rest in offsets} == {
+        platform.topic: [301, 6],
+        platform.product_topic: [302, 6],
+    }
+
+
 def test_what_only_postgres_refuses_is_found_and_set_aside_alone(platform: Platform) -> None:
     # A check that the platform knows nothing of stands for whatever a database may come to refuse.
     with psycopg.connect(platform.database_url) as connection:

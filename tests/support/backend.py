@@ -6,20 +6,25 @@ TEST_BACKEND=docker|local chooses; without it Docker is used where an engine ans
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
 import subprocess
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Protocol
 
 import psycopg
 from testcontainers.core.container import DockerContainer
 
+from tests.support.proxy import Proxy
 from tools.stack import LocalStack, StackConfig
-from tools.stack.broker import ask
+from tools.stack.broker import ask, server_properties
+from tools.stack.supervision import Supervisor
 
 KAFKA_IMAGE = "apache/kafka:4.3.1"
 POSTGRES_IMAGE = "postgres:17"
@@ -42,6 +47,10 @@ class Backend(Protocol):
     def resume_kafka(self) -> None: ...
     def pause_postgres(self) -> None: ...
     def resume_postgres(self) -> None: ...
+    def kafka_behind(self) -> AbstractContextManager[Proxy]:
+        """A proxy before Kafka, whose address is the bootstrap server: a listener of its own advertises that address, so
+        clients have no other way. It begins whole, and is whole again at the end."""
+
     def close(self) -> None: ...
 
 
@@ -52,12 +61,32 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@contextlib.contextmanager
+def _whole(proxy: Proxy) -> Iterator[Proxy]:
+    proxy.heal()
+    try:
+        yield proxy
+    finally:
+        proxy.heal()
+        proxy.drop()
+
+
 class LocalBackend:
     """Kafka and Postgres as ordinary processes, with free ports and a folder of their own."""
 
     def __init__(self, home: Path) -> None:
-        self._stack = LocalStack(StackConfig.for_home(home, programs=("kafka", "postgres"), ephemeral=True))
+        behind = free_port()
+        self._proxy = Proxy(("127.0.0.1", behind))
+        config = StackConfig.for_home(home, programs=("kafka", "postgres"), ephemeral=True)
+        listeners = server_properties(config)
+        proxied = {
+            "listeners": f"{listeners['listeners']},PROXIED://127.0.0.1:{behind}",
+            "advertised.listeners": f"{listeners['advertised.listeners']},PROXIED://{self._proxy.address}",
+            "listener.security.protocol.map": f"{listeners['listener.security.protocol.map']},PROXIED:PLAINTEXT",
+        }
+        self._stack = LocalStack(dataclasses.replace(config, kafka_properties=proxied))
         self._stack.up()
+        self._supervisor = Supervisor(home)
         self.kafka = self._stack.kafka_bootstrap
         self.postgres = self._stack.database_url.rpartition("/")[0]
 
@@ -67,8 +96,14 @@ class LocalBackend:
         os.kill(pid, number)
 
     def _kill(self, program: str) -> None:
-        self._signal(program, signal.SIGKILL)
-        self._stack.stop(program)  # else its supervisor would start it again
+        # Its supervisor would start it again at once. So it is told to stop it, which a frozen program cannot hear.
+        self._signal(program, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            stopping = pool.submit(self._supervisor.stop, [program])
+            while not stopping.done() and self._supervisor.states()[program].state == "RUNNING":
+                time.sleep(0.02)
+            self._signal(program, signal.SIGKILL)
+            stopping.result()
 
     def _start(self, program: str) -> None:
         self._stack.start(program)
@@ -107,24 +142,33 @@ class LocalBackend:
     def resume_postgres(self) -> None:
         self._signal_all_of_postgres(signal.SIGCONT)
 
+    def kafka_behind(self) -> AbstractContextManager[Proxy]:
+        return _whole(self._proxy)
+
     def close(self) -> None:
         self._stack.clean()
+        self._proxy.close()
 
 
 class DockerBackend:
     """Kafka and Postgres in containers with fixed ports, so that they come back where they were."""
 
     def __init__(self) -> None:
-        self._kafka_port, self._postgres_port = free_port(), free_port()
+        self._kafka_port, behind, self._postgres_port = free_port(), free_port(), free_port()
+        self._proxy = Proxy(("127.0.0.1", behind))
         self.kafka = f"localhost:{self._kafka_port}"
         self.postgres = f"postgresql://postgres:postgres@localhost:{self._postgres_port}"
-        listeners = f"EXTERNAL://:{self._kafka_port},INTERNAL://:9092,CONTROLLER://:9093"
+        listeners = f"EXTERNAL://:{self._kafka_port},PROXIED://:{behind},INTERNAL://:9092,CONTROLLER://:9093"
+        advertised = (
+            f"EXTERNAL://localhost:{self._kafka_port},PROXIED://{self._proxy.address},INTERNAL://localhost:9092"
+        )
+        protocols = ",".join(f"{name}:PLAINTEXT" for name in ("CONTROLLER", "INTERNAL", "EXTERNAL", "PROXIED"))
         kafka = {
             "NODE_ID": "1",
             "PROCESS_ROLES": "broker,controller",
             "LISTENERS": listeners,
-            "ADVERTISED_LISTENERS": f"EXTERNAL://localhost:{self._kafka_port},INTERNAL://localhost:9092",
-            "LISTENER_SECURITY_PROTOCOL_MAP": "CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT,EXTERNAL:PLAINTEXT",
+            "ADVERTISED_LISTENERS": advertised,
+            "LISTENER_SECURITY_PROTOCOL_MAP": protocols,
             "INTER_BROKER_LISTENER_NAME": "INTERNAL",
             "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
             "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
@@ -139,7 +183,9 @@ class DockerBackend:
             "LOG_DIRS": "/var/lib/kafka/data",
             "HEAP_OPTS": "-Xms256m -Xmx512m",
         }
-        self._kafka = DockerContainer(KAFKA_IMAGE).with_bind_ports(self._kafka_port, self._kafka_port)
+        self._kafka = DockerContainer(KAFKA_IMAGE)
+        for port in (self._kafka_port, behind):
+            self._kafka = self._kafka.with_bind_ports(port, port)
         for name, value in kafka.items():
             self._kafka = self._kafka.with_env(f"KAFKA_{name}", value)
         self._postgres = (
@@ -197,9 +243,13 @@ class DockerBackend:
     def resume_postgres(self) -> None:
         self._postgres.get_wrapped_container().unpause()
 
+    def kafka_behind(self) -> AbstractContextManager[Proxy]:
+        return _whole(self._proxy)
+
     def close(self) -> None:
         self._kafka.stop()
         self._postgres.stop()
+        self._proxy.close()
 
 
 def docker_has_images() -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from tests.conftest import Platform
+
+SCAN_SECONDS = 600.0
 
 
 class Record(NamedTuple):
@@ -24,9 +27,10 @@ class Record(NamedTuple):
         return orjson.loads(self.value or b"")
 
 
-def read_topic(platform: Platform, least: int, seconds: float = 30.0) -> list[Record]:
-    """Everything in the platform's topic, once there are ``least`` records."""
-    return asyncio.run(_read(platform.settings["KAFKA_BOOTSTRAP_SERVERS"], platform.topic, least, seconds))
+def read_topic(platform: Platform, least: int, seconds: float = 30.0, topic: str | None = None) -> list[Record]:
+    """Everything in ``topic``, by default the platform's first, once there are ``least`` records."""
+    servers = platform.settings["KAFKA_BOOTSTRAP_SERVERS"]
+    return asyncio.run(_read(servers, topic or platform.topic, least, seconds))
 
 
 async def _read(servers: str, topic: str, least: int, seconds: float) -> list[Record]:
@@ -46,15 +50,39 @@ async def _read(servers: str, topic: str, least: int, seconds: float) -> list[Re
         await consumer.stop()
 
 
+def scan(servers: str, topic: str, visit: Callable[[Record], object]) -> None:
+    """Calls ``visit`` with every record that is in ``topic`` now, in each partition's order. May be called within an event
+    loop."""
+    with ThreadPoolExecutor(1) as pool:  # the caller's thread may already run a loop
+        pool.submit(lambda: asyncio.run(_scan(servers, topic, visit))).result()
+
+
+async def _scan(servers: str, topic: str, visit: Callable[[Record], object]) -> None:
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=servers, auto_offset_reset="earliest", fetch_max_wait_ms=100)
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        async with asyncio.timeout(SCAN_SECONDS):
+            while ends:
+                for messages in (await consumer.getmany(timeout_ms=200, max_records=10_000)).values():
+                    for m in messages:
+                        visit(Record(m.partition, m.offset, m.key, m.value, dict(m.headers)))
+                for partition in [each for each, end in ends.items() if await consumer.position(each) >= end]:
+                    del ends[partition]
+    finally:
+        await consumer.stop()
+
+
 def write_topic(
     platform: Platform,
     values: Iterable[tuple[bytes | None, bytes | None]],
     partition: int = 0,
     headers: Sequence[tuple[str, bytes | None]] = (),
+    topic: str | None = None,
 ) -> None:
-    """Puts (key, value) records straight into the platform's topic, past the ingestion service."""
+    """Puts (key, value) records straight into ``topic``, by default the platform's first, past the ingestion service."""
     servers = platform.settings["KAFKA_BOOTSTRAP_SERVERS"]
-    asyncio.run(_write(servers, platform.topic, list(values), partition, headers))
+    asyncio.run(_write(servers, topic or platform.topic, list(values), partition, headers))
 
 
 async def _write(

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp, Message
 
-from event_core.codec import decode
+from event_core.codec import Record, decode
 from event_core.event import Event
 from event_core.telemetry import Tracing
 from ingestion_service.app import Deps, create_app
@@ -28,7 +28,7 @@ ERROR_KEYS = {"error_code", "error_message", "timestamp", "request_id", "retryab
 class BrokenPublisher(MemoryPublisher):
     """Fails with a fault of its own."""
 
-    def publish(self, record: object) -> Any:
+    def publish(self, topic: str, records: object) -> Any:
         raise RuntimeError("secret: hunter2")
 
 
@@ -43,7 +43,7 @@ class Ingestion:
 
     def __post_init__(self) -> None:
         self.app: ASGIApp = create_app(
-            self.settings, Deps(self.publisher, self.metrics, self.tracing, clock=lambda: NOW)
+            self.settings, Deps(self.publisher, [self.publisher], self.metrics, self.tracing, clock=lambda: NOW)
         )
 
     def client(self) -> httpx.AsyncClient:
@@ -62,7 +62,15 @@ class Ingestion:
 
     def events(self) -> list[Event]:
         """What was published, as a consumer reads it."""
-        return [decode(record.value) for record in self.publisher.records]
+        return [decode(record.value) for record in self.records()]
+
+    def records(self, *topics: str) -> list[Record]:
+        """What was published to ``topics``, by default those of the events."""
+        wanted = topics or (self.settings.kafka_topic, self.settings.kafka_product_topic)
+        return [record for topic, record in self.publisher.sent if topic in wanted]
+
+    def dead_letters(self) -> list[Record]:
+        return self.records(self.settings.dlq_topic)
 
     def metric(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0

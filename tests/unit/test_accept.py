@@ -11,9 +11,11 @@ import pytest
 
 from event_core.errors import InvalidEvent, MalformedBody, TooLarge
 from event_core.event import Event
-from ingestion_service.accept import accept
+from ingestion_service.accept import Form, accept
+from ingestion_service.limits import Limits
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+LIMITS = Limits()
 ID = UUID("0190a3f2-7b3c-7def-8123-456789abcdef")
 
 
@@ -24,12 +26,12 @@ def body(**changes: Any) -> bytes:
 
 
 def taken(**changes: Any) -> Event:
-    return accept(body(**changes), NOW)
+    return accept(body(**changes), NOW, LIMITS).event
 
 
 def refusal(raw: bytes) -> InvalidEvent:
     with pytest.raises(InvalidEvent) as caught:
-        accept(raw, NOW)
+        accept(raw, NOW, LIMITS)
     return caught.value
 
 
@@ -153,28 +155,96 @@ def test_a_refusal_does_not_repeat_what_was_sent() -> None:
 
 
 @pytest.mark.parametrize("event_type", ["purchase", "", None, 1])
-def test_both_event_name_and_event_type_are_ambiguous(event_type: object) -> None:
-    error = refusal(body(event_type=event_type))
+@pytest.mark.parametrize("event_name", ["e", "", None, 1])
+def test_both_event_name_and_event_type_are_ambiguous(event_name: object, event_type: object) -> None:
+    error = refusal(body(event_name=event_name, event_type=event_type))
     assert error.reason == "ambiguous_form"
     assert "event_name" in error.message
     assert "event_type" in error.message
 
 
-def test_neither_event_name_nor_event_type_is_a_missing_field() -> None:
-    error = refusal(b"{}")
+@pytest.mark.parametrize(
+    "raw",
+    [
+        rb'{"user_id":"u","event_name":"e","event_\u0074ype":"t"}',
+        rb'{"user_id":"u","event_\u006eame":"e","event_type":"t"}',
+        rb'{"user_id":"u","event_\u006eame":"e","event_\u0074ype":"t"}',
+    ],
+    ids=repr,
+)
+def test_both_are_ambiguous_in_every_spelling(raw: bytes) -> None:
+    assert refusal(raw).reason == "ambiguous_form"
+
+
+@pytest.mark.parametrize("raw", [b"{}", b'{"metadata":{"event_type":"t"}}', b'{"user_id":"event_type"}'], ids=repr)
+def test_neither_event_name_nor_event_type_is_a_missing_field_that_names_both(raw: bytes) -> None:
+    error = refusal(raw)
     assert error.reason == "missing_field"
     assert "event_name" in error.message
-
-
-@pytest.mark.parametrize("changes", [{}, {"user_id": ...}, {"user_id": 5}])
-def test_event_type_alone_says_that_this_form_is_not_taken_yet(changes: dict[str, Any]) -> None:
-    error = refusal(body(event_name=..., event_type="purchase", **changes))
-    assert error.reason == "unsupported_form"
     assert "event_type" in error.message
 
 
-def test_the_word_event_type_in_a_value_does_not_change_the_form() -> None:
-    assert taken(metadata={"event_type": "x"})["metadata"] == {"event_type": "x"}
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"metadata": {"event_type": "x"}},
+        {"metadata": {"a": '"event_type"'}},
+        {"user_id": "event_type"},
+        {"event_name": "event_type"},
+        {"session": {"event_type": 1}},
+    ],
+    ids=repr,
+)
+def test_the_word_event_type_in_a_value_does_not_change_the_form(fields: dict[str, Any]) -> None:
+    accepted = accept(body(**fields), NOW, LIMITS)
+    assert accepted.form is Form.EVENT
+    assert accepted.event["event_name"] == fields.get("event_name", "e")
+
+
+def test_the_word_event_name_in_a_value_does_not_change_the_form() -> None:
+    raw = b'{"user_id":"event_name","event_type":"event_name","properties":{"event_name":1}}'
+    assert accept(raw, NOW, LIMITS).form is Form.PRODUCT
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "field"),
+    [
+        ({"user_id": ...}, "missing_field", "user_id"),
+        ({"event_type": None}, "wrong_type", "event_type"),
+        ({"event_type": 5}, "wrong_type", "event_type"),
+        ({"event_type": ""}, "bad_length", "event_type"),
+        ({"event_type": "t" * 257}, "bad_length", "event_type"),
+        ({"properties": []}, "wrong_type", "properties"),
+        ({"experiment_id": 5}, "wrong_type", "experiment_id"),
+        ({"experiment_id": ""}, "bad_length", "experiment_id"),
+        ({"variant": ["A"]}, "wrong_type", "variant"),
+        ({"variant": "v" * 257}, "bad_length", "variant"),
+        ({"event_id": "order-17"}, "wrong_type", "event_id"),
+        ({"event_time": True}, "bad_timestamp", "event_time"),
+        ({"event_time": "soon"}, "bad_timestamp", "event_time"),
+        ({"event_time": {}}, "bad_timestamp", "event_time"),
+        ({"event_time": 1e18}, "bad_timestamp", "event_time"),
+        ({"event_time": 253402300800000}, "bad_timestamp", "event_time"),
+        ({"event_time": -62135596800000}, "bad_timestamp", "event_time"),
+        ({"event_time": "9999-12-31T23:59:59-00:01"}, "bad_timestamp", "event_time"),
+        ({"_platform": {}}, "reserved_field", "_platform"),
+    ],
+    ids=repr,
+)
+def test_a_wrong_field_of_the_event_type_form_is_named(changes: dict[str, Any], reason: str, field: str) -> None:
+    error = refusal(body(event_name=..., **{"event_type": "t", **changes}))
+    assert error.reason == reason
+    assert [problem["field"] for problem in (error.details or {})["errors"]] == [field]
+
+
+def test_the_limits_are_the_ones_that_were_given() -> None:
+    strict = Limits(depth=3, separators=20)
+    shallow = b'{"user_id":"u","event_name":"e","metadata":{"a":[1]}}'
+    assert accept(shallow, NOW, strict).event["metadata"] == {"a": [1]}
+    with pytest.raises(TooLarge, match="deeper than 3"):
+        accept(b'{"user_id":"u","event_name":"e","metadata":{"a":[[1]]}}', NOW, strict)
+    with pytest.raises(TooLarge, match="20 JSON separators"):
+        accept(b'{"user_id":"u","event_type":"e","properties":{"a":[%b1]}}' % (b"1," * 20), NOW, strict)
 
 
 @pytest.mark.parametrize("value", [None, {}, {"future_timestamp": True}])
@@ -194,7 +264,7 @@ def nested(levels: int) -> bytes:
 
 def test_nesting_is_taken_up_to_the_limit_and_refused_beyond() -> None:
     deepest = 62  # the body and its metadata are two levels of the 64
-    assert accept(nested(deepest), NOW)["metadata"] == json.loads(nested(deepest))["metadata"]
+    assert accept(nested(deepest), NOW, LIMITS).event["metadata"] == json.loads(nested(deepest))["metadata"]
     error = refusal(nested(deepest + 1))
     assert (type(error), error.reason) == (TooLarge, "too_deep")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from event_core.codec import decode, encode
 from event_core.errors import InvalidEvent
 from event_core.event import DEFAULT_TENANT
-from ingestion_service.accept import accept
-from tests.unit.test_accept import ID, NOW, body, taken
+from ingestion_service.accept import Accepted, Form, accept
+from tests.unit.test_accept import ID, LIMITS, NOW, body, taken
 
 # What every store gives back equal: text without NUL and lone surrogates, 64-bit integers, finite floats.
 TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
@@ -127,7 +128,7 @@ def test_names_are_never_trimmed_folded_or_normalised(name: str) -> None:
 
 def test_escaped_and_plain_spellings_of_a_text_are_the_same_text() -> None:
     raw = rb'{"\u0075ser_id":"\ud83d\ude00","event_name":"\u00e9\/","metadata":{"a":"\\u0000"}}'
-    event = accept(raw, NOW)
+    event = accept(raw, NOW, LIMITS).event
     assert (event["user_id"], event["event_name"], event["metadata"]) == ("\U0001f600", "é/", {"a": "\\u0000"})
     assert decode(encode(event).value) == event
 
@@ -139,9 +140,9 @@ def test_every_accepted_value_comes_back_from_kafka_equal(
 ) -> None:
     context = {name: value for name, value in context.items() if name not in KNOWN}
     sent = {**context, "user_id": user_id, "event_name": event_name, "metadata": metadata}
-    event = accept(json.dumps(sent).encode(), NOW)
+    event = accept(json.dumps(sent).encode(), NOW, LIMITS).event
     assert (event["metadata"], event["context"]) == (metadata, context)
-    assert accept(json.dumps(sent, ensure_ascii=False).encode(), NOW)["metadata"] == metadata
+    assert accept(json.dumps(sent, ensure_ascii=False).encode(), NOW, LIMITS).event["metadata"] == metadata
 
     record = encode(event)
 
@@ -163,13 +164,13 @@ def _types(value: object) -> object:
 def test_what_no_store_can_hold_is_refused_wherever_it_stands(field: bytes, value: bytes, hole: bytes) -> None:
     raw = b'{"user_id": "u", "event_name": "e", %b}' % (field % (hole % value))
     with pytest.raises(InvalidEvent):
-        encode(accept(raw, NOW))
+        encode(accept(raw, NOW, LIMITS).event)
 
 
 @pytest.mark.parametrize("field", ["user_id", "event_name"])
 def test_a_name_with_nul_is_refused(field: str) -> None:
     with pytest.raises(InvalidEvent):
-        encode(accept(body(**{field: "a\x00"}), NOW))
+        encode(accept(body(**{field: "a\x00"}), NOW, LIMITS).event)
 
 
 @settings(max_examples=200)
@@ -206,7 +207,149 @@ def test_a_nearly_right_body_is_an_event_or_an_invalid_event(
 
 def assert_decided(raw: bytes) -> None:
     try:
-        record = encode(accept(raw, NOW))
+        record = encode(accept(raw, NOW, LIMITS).event)
     except InvalidEvent:
         return
     assert decode(record.value)["received_at"] == NOW
+
+
+# --- The event_type form ----------------------------------------------------------------------------------------------
+
+
+def product(**changes: object) -> Accepted:
+    return accept(body(event_name=..., **{"event_type": "page_view", **changes}), NOW, LIMITS)
+
+
+def test_the_documented_product_event_is_taken_as_it_is_documented() -> None:
+    sent = {
+        "event_id": str(ID),
+        "user_id": "user_123",
+        "event_type": "page_view",
+        "event_time": 1710000000000,
+        "experiment_id": "exp_42",
+        "variant": "A",
+        "properties": {"page": "checkout"},
+    }
+    accepted = accept(json.dumps(sent).encode(), NOW, LIMITS)
+    assert accepted.form is Form.PRODUCT
+    assert accepted.event == {
+        "event_id": ID,
+        "tenant_id": DEFAULT_TENANT,
+        "user_id": "user_123",
+        "event_name": "page_view",
+        "timestamp": datetime(2024, 3, 9, 16, tzinfo=UTC),
+        "received_at": NOW,
+        "metadata": {"page": "checkout"},
+        "context": {},
+        "experiment_id": "exp_42",
+        "variant": "A",
+    }
+    assert decode(encode(accepted.event).value) == accepted.event
+
+
+@pytest.mark.parametrize(
+    ("event_time", "expected"),
+    [
+        (0, datetime(1970, 1, 1, tzinfo=UTC)),
+        (1, datetime(1970, 1, 1, 0, 0, 0, 1000, tzinfo=UTC)),
+        (-1, datetime(1969, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)),
+        (1769860800, datetime(1970, 1, 21, 11, 37, 40, 800000, tzinfo=UTC)),  # never seconds
+        (1769860800123, datetime(2026, 1, 31, 12, 0, 0, 123000, tzinfo=UTC)),
+        (1769860800123.25, datetime(2026, 1, 31, 12, 0, 0, 123250, tzinfo=UTC)),
+        (253402300799999, datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)),
+        ("2026-01-31T12:00:00.000001Z", datetime(2026, 1, 31, 12, 0, 0, 1, tzinfo=UTC)),
+        ("2026-01-31T12:00:00+05:30", datetime(2026, 1, 31, 6, 30, tzinfo=UTC)),
+        ("2026-01-31T12:00:00", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        (None, NOW),
+        (..., NOW),
+    ],
+)
+def test_an_event_time_counts_milliseconds(event_time: object, expected: datetime) -> None:
+    event = product(event_time=event_time).event
+    assert event["timestamp"] == expected
+    assert event["timestamp"].utcoffset() == timedelta(0)
+
+
+def test_what_a_product_event_leaves_out_is_absent() -> None:
+    event = product(properties=None, experiment_id=None, variant=..., event_id=None).event
+    assert (event["metadata"], event["context"]) == ({}, {})
+    assert "experiment_id" not in event
+    assert "variant" not in event
+    assert event["event_id"].version == 7
+
+
+def test_fields_of_the_other_form_are_unknown_fields() -> None:
+    event = product(metadata={"a": 1}, timestamp="soon", tenant_id="t").event
+    assert event["context"] == {"metadata": {"a": 1}, "timestamp": "soon", "tenant_id": "t"}
+    assert event["timestamp"] == NOW
+    other = taken(properties=[1], event_time="soon", variant=2)
+    assert other["context"] == {"properties": [1], "event_time": "soon", "variant": 2}
+
+
+def test_a_product_event_far_ahead_is_flagged() -> None:
+    assert product(event_time=(NOW + timedelta(days=2)).timestamp() * 1000).event["context"] == {
+        "_platform": {"future_timestamp": True}
+    }
+
+
+# --- Whether two events are the same -----------------------------------------------------------------------------------
+
+SENT = {
+    "event_id": str(ID),
+    "user_id": "u",
+    "event_name": "e",
+    "metadata": {"b": [1, {"y": None, "x": 1.5}], "a": "é"},
+    "timestamp": "2026-01-31T12:00:00Z",
+    "session": {"z": 1, "a": 2},
+}
+
+
+def content(now: datetime = NOW, **changes: Any) -> int | None:
+    fields = {name: value for name, value in {**SENT, **changes}.items() if value is not ...}
+    return accept(json.dumps(fields).encode(), now, LIMITS).content
+
+
+def test_the_same_content_in_another_order_spacing_or_spelling_has_the_same_hash() -> None:
+    turned = {name: SENT[name] for name in reversed(SENT)} | {"metadata": {"a": "é", "b": [1, {"x": 1.5, "y": None}]}}
+    spaced = json.dumps(turned, indent=3, ensure_ascii=False).encode()
+    assert accept(spaced, NOW, LIMITS).content == content() is not None
+    assert content(now=NOW + timedelta(hours=1)) == content()
+    assert content(timestamp=1769860800) == content(timestamp="2026-01-31T13:00:00+01:00") == content()
+    assert content(timestamp=..., now=NOW + timedelta(hours=1)) == content(timestamp=None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"user_id": "v"},
+        {"event_name": "f"},
+        {"event_name": ..., "event_type": "e"},
+        {"metadata": {}},
+        {"metadata": {"b": [1, {"y": None, "x": 1}], "a": "é"}},
+        {"metadata": {"b": [{"y": None, "x": 1.5}, 1], "a": "é"}},
+        {"timestamp": "2026-01-31T12:00:00.000001Z"},
+        {"timestamp": None},
+        {"session": {"z": 1}},
+        {"more": None},
+    ],
+    ids=repr,
+)
+def test_other_content_has_another_hash(changes: dict[str, Any]) -> None:
+    assert content(**changes) != content()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"experiment_id": "b"}, {"variant": "B"}, {"event_time": 1}, {"properties": {"a": 2}}]
+)
+def test_other_content_of_a_product_event_has_another_hash(changes: dict[str, object]) -> None:
+    sent = {"event_id": str(ID), "experiment_id": "a", "variant": "A", "event_time": 0, "properties": {"a": 1}}
+    assert product(**{**sent, **changes}).content != product(**sent).content is not None
+
+
+def test_without_an_id_of_the_client_there_is_nothing_to_compare() -> None:
+    assert content(event_id=None) is None
+    assert product().content is None
+
+
+def test_what_cannot_be_hashed_is_left_to_the_encoder_to_refuse() -> None:
+    assert content(metadata={"a": 2**64}) is None

@@ -1,172 +1,337 @@
-"""What the publisher does when its session to Kafka misbehaves; the session is scripted, Kafka's own is in tests/contract."""
+"""The breaker against a Kafka whose faults are scripted, with the real spool on disk; Kafka itself is in tests/contract."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from event_core.codec import Record
-from event_core.errors import BrokerUnavailable, Overloaded
-from ingestion_service import publisher as module
+from event_core.errors import BrokerUnavailable, Overloaded, TooLarge
+from event_core.topics import partition_for
+from ingestion_service.delivery import Delivery, Stored
+from ingestion_service.errors import BufferFull
+from ingestion_service.kafka_publisher import KafkaPublisher
+from ingestion_service.link import Opened
 from ingestion_service.metrics import Metrics
-from ingestion_service.publisher import KafkaPublisher
 from ingestion_service.settings import IngestionSettings
+from tests.unit.scripted_kafka import ScriptedKafka
 
+DEADLINE = 0.2
 
-class ScriptedBatch:
-    def __init__(self) -> None:
-        self.records = 0
-        self.bytes = 0
-
-    def append(self, record: Record) -> bool:
-        if self.records:
-            return False
-        self.records += 1
-        self.bytes += len(record.value)
-        return True
-
-
-class ScriptedSession:
-    """A session of one partition whose ``send`` the test decides."""
-
-    alive = True
-
-    def __init__(self, send: Callable[[], Awaitable[None]]) -> None:
-        self._send = send
-
-    async def partitions(self, topic: str) -> int:
-        return 1
-
-    def known_partitions(self, topic: str) -> int:
-        return 1
-
-    def new_batch(self) -> ScriptedBatch:
-        return ScriptedBatch()
-
-    async def send(self, batch: Any, topic: str, partition: int) -> None:
-        await self._send()
-
-    async def ping(self) -> None:
-        return None
-
-    async def close(self) -> None:
-        return None
-
-    async def abandon(self) -> None:
-        return None
-
-
-class Script:
-    """Sessions in the order they are opened."""
-
-    def __init__(self) -> None:
-        self.sends: list[Callable[[], Awaitable[None]]] = []
-        self.opened = 0
-
-    async def open(self, *_: Any, **__: Any) -> ScriptedSession:
-        send = self.sends[min(self.opened, len(self.sends) - 1)]
-        self.opened += 1
-        return ScriptedSession(send)
+Start = Callable[..., Awaitable[KafkaPublisher]]
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
-    made = Script()
-
-    async def no_topics(*_: Any) -> None:
-        return None
-
-    monkeypatch.setattr(module, "ensure_topics", no_topics)
-    monkeypatch.setattr("event_core.kafka.ProducerSession.open", made.open)
-    return made
+def kafka() -> ScriptedKafka:
+    return ScriptedKafka()
 
 
 @pytest.fixture
-async def publisher(script: Script) -> AsyncIterator[KafkaPublisher]:
-    made = KafkaPublisher(IngestionSettings(kafka_publish_timeout_seconds=0.2), Metrics())
-    yield made
-    await made.stop()
+async def start(kafka: ScriptedKafka, tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a publisher; with ``buffer_dir=None`` one without a spool."""
+    made: list[KafkaPublisher] = []
+
+    async def start(**settings: Any) -> KafkaPublisher:
+        given = {"buffer_dir": tmp_path / "buffer", "kafka_publish_timeout_seconds": DEADLINE, **settings}
+        publisher = KafkaPublisher(IngestionSettings(**given), Metrics(), connect=kafka.connect)
+        await publisher.start()
+        made.append(publisher)
+        return publisher
+
+    yield start
+    for publisher in made:
+        await publisher.stop()
+
+
+def record(number: int = 0, key: bytes = b"u", size: int = 0) -> Record:
+    return Record(key, b"%d" % number + b"x" * size, [("event-id", b"%d" % number)])
+
+
+async def settled(deliveries: Iterable[Delivery]) -> list[Stored]:
+    async with asyncio.timeout(10):
+        return [await delivery.wait() for delivery in deliveries]
+
+
+async def until(true: Callable[[], object], seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.005)
 
 
 async def connected(publisher: KafkaPublisher) -> None:
+    await until(lambda: publisher.status().kafka_connected and not publisher.status().spooling)
+
+
+async def test_while_kafka_is_there_nothing_goes_to_disk(kafka: ScriptedKafka, start: Start) -> None:
+    publisher = await start()
+    await connected(publisher)
+    assert await settled(publisher.publish("events", [record(n) for n in range(5)])) == [Stored.KAFKA] * 5
+    assert kafka.of_key("events", b"u") == [b"0", b"1", b"2", b"3", b"4"]
+    assert publisher.status().buffered_events == 0
+
+
+async def test_before_kafka_is_there_events_are_durable_on_disk_and_reach_it_later(
+    kafka: ScriptedKafka, start: Start
+) -> None:
+    kafka.down = True
+    publisher = await start()
+    assert await settled(publisher.publish("events", [record(n) for n in range(5)])) == [Stored.DISK] * 5
+    assert publisher.status().spooling
+    kafka.down = False
+    await connected(publisher)
+    assert kafka.of_key("events", b"u") == [b"0", b"1", b"2", b"3", b"4"]
+    await until(lambda: publisher.status().buffered_events == 0)
+
+
+@pytest.mark.parametrize("fault", ["down", "frozen"])
+async def test_what_was_in_flight_when_kafka_went_goes_to_disk_before_anything_newer(
+    kafka: ScriptedKafka, start: Start, fault: str
+) -> None:
+    publisher = await start()
+    await connected(publisher)
+    await settled(publisher.publish("events", [record(0)]))
+    setattr(kafka, fault, True)
+    began = time.monotonic()
+    waiting = publisher.publish("events", [record(1)])
+    await asyncio.sleep(0)
+    waiting += publisher.publish("events", [record(2)])
+    assert await settled(waiting) == [Stored.DISK] * 2
+    assert time.monotonic() - began < 10 * DEADLINE
+    assert await settled(publisher.publish("events", [record(3)])) == [Stored.DISK]
+    setattr(kafka, fault, False)
+    await connected(publisher)
+    assert await settled(publisher.publish("events", [record(4)])) == [Stored.KAFKA]
+    assert kafka.of_key("events", b"u") == [b"0", b"1", b"2", b"3", b"4"]
+    assert kafka.sessions[0].abandoned
+
+
+async def test_one_stuck_partition_spools_while_the_others_go_on(kafka: ScriptedKafka, start: Start) -> None:
+    publisher = await start()
+    await connected(publisher)
+    keys = {partition_for(key, 3): key for key in (b"user-%d" % n for n in range(50))}
+    kafka.stuck = {("events", 0)}
+    assert await settled(publisher.publish("events", [record(1, keys[0])])) == [Stored.DISK]
+    await until(lambda: publisher.status().kafka_connected)
     async with asyncio.timeout(10):
-        while True:
-            try:
-                await publisher.ping()
-                return
-            except BrokerUnavailable:
-                await asyncio.sleep(0.01)
+        while await publisher.publish("events", [record(2, keys[1])])[0].wait() is not Stored.KAFKA:
+            await asyncio.sleep(0.01)
+    began = time.monotonic()
+    assert await settled(publisher.publish("events", [record(3, keys[0])])) == [Stored.DISK]
+    assert time.monotonic() - began < DEADLINE, "a partition known to be stuck makes nobody wait for it"
+    kafka.stuck = set()
+    await connected(publisher)
+    assert kafka.of_key("events", keys[0]) == [b"1", b"3"]
 
 
-def record() -> Record:
-    return Record(b"u", b"{}", [("event-id", b"1")])
+async def test_a_restart_drains_what_the_process_before_left_on_disk(kafka: ScriptedKafka, start: Start) -> None:
+    kafka.down = True
+    first = await start()
+    await settled(first.publish("events", [record(n) for n in range(3)]))
+    await first.stop()
+    kafka.down = False
+    second = await start()
+    await connected(second)
+    await settled(second.publish("events", [record(3)]))
+    assert kafka.of_key("events", b"u") == [b"0", b"1", b"2", b"3"]
 
 
-async def fine() -> None:
-    return None
-
-
-async def broken() -> None:
-    raise AssertionError("Unrecognized partition")
-
-
-async def stuck() -> None:
-    await asyncio.sleep(3600)
-
-
-@pytest.mark.parametrize("fault", [broken, stuck])
-async def test_whatever_goes_wrong_everybody_is_answered_and_a_new_session_takes_over(
-    script: Script, publisher: KafkaPublisher, fault: Callable[[], Awaitable[None]]
+async def test_more_partitions_than_when_it_was_spooled_keep_each_users_order(
+    kafka: ScriptedKafka, start: Start
 ) -> None:
-    script.sends = [fault, fine]
-    await publisher.start()
+    kafka.down = True
+    publisher = await start(kafka_topic_partitions=3)
+    keys = [b"user-%d" % n for n in range(20)]
+    await settled(publisher.publish("events", [record(n, key) for n in range(5) for key in keys]))
+    kafka.partitions["events"] = 7
+    kafka.down = False
     await connected(publisher)
-    waiting = [publisher.publish(record()) for _ in range(3)]
-    for one in waiting:
-        with pytest.raises(BrokerUnavailable):
-            async with asyncio.timeout(10):
-                await one
-    await connected(publisher)
-    await publisher.publish(record())
-    assert script.opened == 2
+    await settled(publisher.publish("events", [record(5, key) for key in keys]))
+    for key in keys:
+        assert kafka.of_key("events", key) == [b"%d" % n for n in range(6)]
+        assert {p for (t, p), log in kafka.logs.items() if t == "events" and any(r.key == key for r in log)} == {
+            partition_for(key, 7)
+        }
 
 
-async def test_a_batch_that_waited_too_long_for_its_turn_is_refused_not_sent(
-    script: Script, publisher: KafkaPublisher
+async def test_a_record_that_the_broker_refuses_becomes_a_dead_letter_alone(kafka: ScriptedKafka, start: Start) -> None:
+    publisher = await start()
+    await connected(publisher)
+    kafka.largest["events"] = 1_000
+    large = record(7, size=2_000)
+    deliveries = publisher.publish(
+        "events", [*(record(n) for n in range(7)), large, *(record(n) for n in range(8, 20))]
+    )
+    assert await settled(deliveries) == [Stored.DISK] * 20
+    await until(lambda: kafka.values("events-dlq"))
+    await connected(publisher)
+    assert kafka.of_key("events", b"u") == [b"%d" % n for n in range(20) if n != 7]
+    (letter,) = kafka.logs["events-dlq", partition_for(b"u", 3)]
+    assert letter.value == large.value
+    assert dict(letter.headers)["__connect.errors.topic"] == b"events"
+    assert await settled(publisher.publish("events", [record(20)])) == [Stored.KAFKA]
+
+
+async def test_a_dead_letter_that_even_its_topic_refuses_goes_to_quarantine(
+    kafka: ScriptedKafka, start: Start, tmp_path: Path
 ) -> None:
-    sent = 0
-
-    async def slow() -> None:
-        nonlocal sent
-        sent += 1
-        await asyncio.sleep(0.15)
-
-    script.sends = [slow]
-    await publisher.start()
+    publisher = await start()
     await connected(publisher)
-    waiting = [publisher.publish(record()) for _ in range(6)]
-    results = await asyncio.gather(*waiting, return_exceptions=True)
-    refused = [result for result in results if isinstance(result, Overloaded)]
-    assert refused
-    assert sent + len(refused) == 6
-    assert script.opened == 1
+    kafka.largest = {"events": 10, "events-dlq": 10}
+    await settled(publisher.publish("events", [record(1, size=50)]))
+    folder = tmp_path / "buffer" / "quarantine"
+    await until(lambda: folder.is_dir() and any(b"xxxxx" in file.read_bytes() for file in folder.iterdir()))
+    await connected(publisher)
+    assert await settled(publisher.publish("events", [record(2)])) == [Stored.KAFKA]
 
 
-async def test_a_keeper_that_dies_is_told_and_named(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def impossible(*_: Any, **__: Any) -> ScriptedSession:
+async def test_a_dead_sender_task_is_noticed_without_traffic(kafka: ScriptedKafka, start: Start) -> None:
+    publisher = await start()
+    await connected(publisher)
+    kafka.sessions[0].alive = False
+    with pytest.raises(BrokerUnavailable):
+        await publisher.ping()
+    await until(lambda: len(kafka.sessions) == 2)
+    await connected(publisher)
+    await publisher.ping()
+    assert await settled(publisher.publish("events", [record()])) == [Stored.KAFKA]
+
+
+async def test_a_silent_broker_is_noticed_without_traffic(
+    kafka: ScriptedKafka, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingestion_service.link.TICK_SECONDS", 0.01)
+    monkeypatch.setattr("ingestion_service.link.PING_SECONDS", 0.05)
+    publisher = await start()
+    await connected(publisher)
+    kafka.frozen = True
+    await until(lambda: not publisher.status().kafka_connected)
+    kafka.frozen = False
+    await connected(publisher)
+
+
+async def test_a_full_buffer_refuses_with_a_time_to_wait_and_takes_again_once_it_has_drained(
+    kafka: ScriptedKafka, start: Start
+) -> None:
+    kafka.down = True
+    publisher = await start(max_buffer_size_mb=8)
+    noise = random.Random(1)
+    stored, refused = 0, None
+    while refused is None:
+        try:
+            (where,) = await settled(
+                publisher.publish("events", [Record(b"u%d" % stored, noise.randbytes(200_000), [])])
+            )
+            stored += where is Stored.DISK
+        except BufferFull as error:
+            refused = error
+    assert stored > 10
+    assert 1 <= refused.retry_after <= 60
+    with pytest.raises(BufferFull):
+        await publisher.ping_disk()
+    kafka.down = False
+    await until(lambda: publisher.status().buffered_events == 0)
+    assert len(set(kafka.values("events"))) == stored
+    kafka.down = True
+    await until(lambda: not publisher.status().kafka_connected)
+    assert await settled(publisher.publish("events", [Record(b"u", b"again", [])])) == [Stored.DISK]
+    await publisher.ping_disk()
+
+
+async def test_without_a_buffer_whatever_goes_wrong_everybody_is_answered_and_a_new_session_takes_over(
+    kafka: ScriptedKafka, start: Start
+) -> None:
+    publisher = await start(buffer_dir=None)
+    await connected(publisher)
+    kafka.frozen = True
+    waiting = publisher.publish("events", [record(1)])
+    with pytest.raises(BrokerUnavailable):
+        await settled(waiting)
+    with pytest.raises(BrokerUnavailable):
+        publisher.publish("events", [record(2)])
+    with pytest.raises(BrokerUnavailable):
+        await publisher.ping()
+    kafka.frozen = False
+    await connected(publisher)
+    assert await settled(publisher.publish("events", [record(3)])) == [Stored.KAFKA]
+
+
+async def test_without_a_buffer_a_record_that_the_broker_refuses_is_refused(kafka: ScriptedKafka, start: Start) -> None:
+    publisher = await start(buffer_dir=None)
+    await connected(publisher)
+    kafka.largest["events"] = 100
+    with pytest.raises(TooLarge):
+        await settled(publisher.publish("events", [record(1, size=200)]))
+    await connected(publisher)
+    assert await settled(publisher.publish("events", [record(2)])) == [Stored.KAFKA]
+
+
+async def test_too_much_at_once_is_refused_whole(kafka: ScriptedKafka, start: Start) -> None:
+    publisher = await start(ingestion_max_pending_bytes=1 << 20)
+    await connected(publisher)
+    with pytest.raises(Overloaded):
+        publisher.publish("events", [record(n, size=600_000) for n in range(2)])
+    await asyncio.sleep(0.05)
+    assert kafka.values("events") == []
+
+
+async def test_a_keeper_that_dies_is_told_and_named(tmp_path: Path) -> None:
+    async def impossible(_: Iterable[str]) -> Opened:
         raise ValueError("not an address")
 
-    monkeypatch.setattr("event_core.kafka.ProducerSession.open", impossible)
     told: list[BaseException] = []
-    made = KafkaPublisher(IngestionSettings(), Metrics(), on_failure=told.append)
-    await made.start()
-    async with asyncio.timeout(10):
-        while not told:
-            await asyncio.sleep(0.01)
+    settings = IngestionSettings(buffer_dir=tmp_path)
+    publisher = KafkaPublisher(settings, Metrics(), on_failure=told.append, connect=impossible)
+    await publisher.start()
+    await until(lambda: told)
     assert str(told[0]) == "not an address"
     with pytest.raises(BrokerUnavailable, match="not an address"):
-        await made.ping()
-    await made.stop()
+        await publisher.ping()
+    await publisher.stop()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_nothing_acknowledged_is_lost_and_each_users_order_holds_whatever_happens(
+    kafka: ScriptedKafka, start: Start, seed: int
+) -> None:
+    """Random faults and restarts under load; what was acknowledged must be in the log, in each user's order."""
+    chance = random.Random(seed)
+    publisher = await start()
+    keys = [b"user-%d" % n for n in range(12)]
+    number = 0
+    waiting: list[tuple[Record, Delivery]] = []
+    for _ in range(60):
+        match chance.randrange(14):
+            case 0:
+                kafka.down = True
+            case 1:
+                kafka.frozen = True
+            case 2:
+                kafka.stuck = {("events", chance.randrange(3))}
+            case 3:
+                kafka.delay = chance.choice([0.0, 0.01, 0.05])
+            case 4 if chance.random() < 0.5:
+                await publisher.stop()
+                publisher = await start()
+            case 5 if kafka.sessions:
+                kafka.sessions[-1].alive = False
+            case 6 | 7 | 8:
+                kafka.down = kafka.frozen = False
+                kafka.stuck = set()
+        for _ in range(chance.randrange(8)):
+            records = [record(number + n, chance.choice(keys)) for n in range(chance.randrange(1, 6))]
+            number += len(records)
+            waiting += zip(records, publisher.publish("events", records), strict=True)
+        await asyncio.sleep(chance.choice([0, 0, 0.001, 0.02, 0.1]))
+    kafka.down = kafka.frozen = False
+    kafka.stuck = set()
+    await connected(publisher)
+    await settled(delivery for _, delivery in waiting)
+    await until(lambda: publisher.status().buffered_events == 0)
+    for key in keys:
+        assert kafka.of_key("events", key) == [sent.value for sent, _ in waiting if sent.key == key]

@@ -11,6 +11,7 @@ from analytics_service.settings import AnalyticsSettings
 from event_consumer.settings import ConsumerSettings
 from event_core.errors import ConfigurationError
 from event_core.settings import (
+    OFF_WHEN_EMPTY,
     PLATFORM_SETTINGS,
     ServiceSettings,
     describe,
@@ -20,6 +21,8 @@ from event_core.settings import (
     unknown_settings,
 )
 from ingestion_service.settings import IngestionSettings
+from tools.stack.config import OFF_WHEN_EMPTY as STACK_OFF_WHEN_EMPTY
+from tools.stack.config import is_setting
 
 ROOT = Path(__file__).parents[2]
 SERVICES: list[type[ServiceSettings]] = [IngestionSettings, ConsumerSettings, AnalyticsSettings]
@@ -158,6 +161,12 @@ def test_ports_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch, text:
         (IngestionSettings, "INGESTION_MAX_BODY_BYTES", "1 MiB"),
         (IngestionSettings, "INGESTION_MAX_BODY_BYTES", "0"),
         (IngestionSettings, "INGESTION_BODY_TIMEOUT_SECONDS", "0"),
+        (IngestionSettings, "INGESTION_MAX_EVENT_BYTES", "1000000"),
+        (IngestionSettings, "INGESTION_MAX_DEPTH", "65"),
+        (IngestionSettings, "INGESTION_DEDUPE_MINUTES", "0"),
+        (IngestionSettings, "MAX_BUFFER_SIZE_MB", "1"),
+        (IngestionSettings, "KAFKA_MAX_RETRIES", "-1"),
+        (IngestionSettings, "KAFKA_MAX_IN_FLIGHT", "5"),
         (IngestionSettings, "KAFKA_ACKS", "2"),
         (IngestionSettings, "KAFKA_COMPRESSION_TYPE", "brotli"),
         (IngestionSettings, "KAFKA_TOPIC_PARTITIONS", "0"),
@@ -189,6 +198,60 @@ def test_a_wrong_value_names_the_variable_and_keeps_the_secret(
         load(service)
     assert name in caught.value.message
     assert "hunter2" not in caught.value.message
+
+
+BUFFER_DIRS = [
+    # the environment, .env, the folder, where it comes from
+    ({}, "", "data/buffer", "default"),
+    ({}, "BUFFER_DIR=", None, ".env (BUFFER_DIR)"),
+    ({}, "BUFFER_DIR=/spool", "/spool", ".env (BUFFER_DIR)"),
+    ({"BUFFER_DIR": ""}, "", None, "environment (BUFFER_DIR)"),
+    ({"BUFFER_DIR": ""}, "BUFFER_DIR=/spool", None, "environment (BUFFER_DIR)"),
+    ({"BUFFER_DIR": "/spool"}, "", "/spool", "environment (BUFFER_DIR)"),
+    ({"BUFFER_DIR": "/spool"}, "BUFFER_DIR=", "/spool", "environment (BUFFER_DIR)"),
+]
+
+
+@pytest.mark.parametrize(("environment", "file", "folder", "where"), BUFFER_DIRS)
+def test_an_empty_buffer_dir_turns_the_buffer_off_and_an_unset_one_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+    env_file: Path,
+    environment: dict[str, str],
+    file: str,
+    folder: str | None,
+    where: str,
+) -> None:
+    env_file.write_text(file)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = load(IngestionSettings)
+    assert settings.buffer_dir == (None if folder is None else Path(folder))
+    shown = origin(settings, "BUFFER_DIR")
+    assert (shown[0], shown[1].replace(str(env_file), ".env")) == (folder or "", where)
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("", []),
+        ("*", ["*"]),
+        ("https://a.example", ["https://a.example"]),
+        ("https://a.example, http://localhost:3000", ["https://a.example", "http://localhost:3000"]),
+    ],
+)
+def test_origins_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch, text: str, origins: list[str]) -> None:
+    monkeypatch.setenv("INGESTION_CORS_ORIGINS", text)
+    assert load(IngestionSettings).ingestion_cors_origins == origins
+
+
+@pytest.mark.parametrize("origins", ["*", "https://a.example,*"])
+def test_cookies_of_every_page_are_never_taken(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
+    monkeypatch.setenv("INGESTION_CORS_ORIGINS", origins)
+    monkeypatch.setenv("INGESTION_CORS_CREDENTIALS", "true")
+    with pytest.raises(ConfigurationError, match=r"^Value error, INGESTION_CORS_CREDENTIALS"):
+        load(IngestionSettings)
+    monkeypatch.setenv("INGESTION_CORS_ORIGINS", "https://a.example")
+    assert load(IngestionSettings).ingestion_cors_credentials is True
 
 
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +325,16 @@ def test_the_list_of_all_settings_is_what_the_services_and_the_stack_read() -> N
 
 def test_the_example_file_names_every_setting_and_no_other() -> None:
     assert set(example()) == PLATFORM_SETTINGS
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_stack_gives_every_setting_of_a_service_to_it(service: type[ServiceSettings]) -> None:
+    names = {variable for variables in env_names(service).values() for variable in variables}
+    assert [name for name in sorted(names) if not is_setting(name)] == []
+
+
+def test_the_stack_knows_which_settings_are_turned_off_by_an_empty_value() -> None:
+    assert set(STACK_OFF_WHEN_EMPTY) == OFF_WHEN_EMPTY
 
 
 def test_the_compose_files_read_no_setting_that_is_not_in_the_list() -> None:

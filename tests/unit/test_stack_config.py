@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.stack import SettingError, StackConfig
+from tools.stack import LocalStack, SettingError, StackConfig
 from tools.stack.config import read_stack_choice
 
 
@@ -60,6 +60,33 @@ def test_what_only_the_file_says_is_left_to_the_services_who_read_it_themselves(
 
 def test_the_old_name_of_the_broker_address_is_heeded(tmp_path: Path) -> None:
     assert make(tmp_path, {"KAFKA_SERVER": "other:1"}).service_environment()["KAFKA_BOOTSTRAP_SERVERS"] == "other:1"
+
+
+@pytest.mark.parametrize(
+    ("environ", "env_file", "folder"),
+    [
+        ({}, "", "{home}/buffer"),
+        ({"BUFFER_DIR": "/spool"}, "", "/spool"),
+        ({}, "BUFFER_DIR=/spool\n", "/spool"),
+        ({"BUFFER_DIR": "/other"}, "BUFFER_DIR=/spool\n", "/other"),
+        # Set to nothing it turns the buffer off, so here an empty value is one.
+        ({"BUFFER_DIR": ""}, "BUFFER_DIR=/spool\n", ""),
+        ({}, "BUFFER_DIR=\n", ""),
+        ({"BUFFER_DIR": "/spool"}, "BUFFER_DIR=\n", "/spool"),
+    ],
+)
+def test_the_disk_buffer_lies_with_the_stacks_data_unless_its_folder_was_set(
+    tmp_path: Path, environ: dict[str, str], env_file: str, folder: str
+) -> None:
+    config = make(tmp_path, environ, env_file)
+    assert config.service_environment()["BUFFER_DIR"] == folder.format(home=config.home)
+
+
+def test_clean_deletes_the_disk_buffer_with_the_rest(tmp_path: Path) -> None:
+    config = make(tmp_path)
+    (config.buffer / "slot-0").mkdir(parents=True)
+    LocalStack(config).clean()
+    assert not config.buffer.exists()
 
 
 def test_a_password_with_special_characters_makes_a_valid_url(tmp_path: Path) -> None:

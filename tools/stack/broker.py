@@ -151,8 +151,14 @@ def require_jars(config: StackConfig) -> None:
         raise NotInstalledError("Kafka's jars are not there.", "Run `make setup`, which fetches them with Maven.")
 
 
-def format_storage(java: Path, config: StackConfig) -> bool:
-    """Prepares the log directory of a new broker; says whether it had to. Half-made storage never gets its name."""
+def new_cluster_id() -> str:
+    """As Kafka makes one: a UUID in base64."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def format_storage(java: Path, config: StackConfig, cluster: str | None = None) -> bool:
+    """Prepares the log directory of a new broker of `cluster`, by default one of its own; says whether it had to.
+    Half-made storage never gets its name."""
     if (config.kafka_data / "meta.properties").is_file():
         return False
     making = config.kafka_data.with_name("data.making")
@@ -160,11 +166,16 @@ def format_storage(java: Path, config: StackConfig) -> bool:
     making.mkdir(parents=True)
     properties = making.with_name("format.properties")
     properties.write_text(render_properties(server_properties(config, making)))
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     archive = class_archive(java, config)
     shared = [f"-XX:SharedArchiveFile={archive}"] if archive.is_file() else []
     # "=": an id may begin with a dash.
-    arguments = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(properties)]
+    arguments = [
+        "kafka.tools.StorageTool",
+        "format",
+        f"--cluster-id={cluster or new_cluster_id()}",
+        "--config",
+        str(properties),
+    ]
     result = subprocess.run(
         [*_java(java, config), *shared, *arguments],
         capture_output=True,

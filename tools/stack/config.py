@@ -34,18 +34,23 @@ DEFAULTS = {
 # restarts the programs at the next `up`. Everything else in the environment is passed on once, to the supervisor.
 SETTING_PREFIXES = (
     "ANALYTICS_",
+    "BUFFER_",
     "CONSUMER_",
     "DATABASE_",
+    "DLQ_",
     "EVENT",
     "INGESTION_",
     "KAFKA_",
     "LOG_",
+    "MAX_BUFFER_",
     "METRICS_",
     "OTEL_",
     "POSTGRES_",
 )
-ADDRESSES = ("DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_SERVER")
-SETTING_NAMES = ("HOST", "ENVIRONMENT")
+# Of these the stack has values of its own, which must not stand in the place of what somebody set.
+OWN_UNLESS_SET = ("BUFFER_DIR", "DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_SERVER")
+SETTING_NAMES = ("HOST", "ENVIRONMENT", "SERVICE_NAME")
+OFF_WHEN_EMPTY = ("BUFFER_DIR",)  # as event_core.settings says it
 
 
 def is_setting(name: str) -> bool:
@@ -54,11 +59,13 @@ def is_setting(name: str) -> bool:
 
 
 def read_settings(environ: Mapping[str, str], env_file: Path | None) -> dict[str, str]:
-    """The platform's settings from the environment, then `env_file`, then DEFAULTS. An empty value counts as unset."""
+    """The platform's settings from the environment, then `env_file`, then DEFAULTS. An empty value counts as unset, but of
+    OFF_WHEN_EMPTY it is one."""
     from_file = dotenv_values(env_file) if env_file and env_file.is_file() else {}
+    ours = {name: value for name, value in environ.items() if is_setting(name)}
     settings = dict(DEFAULTS)
-    settings |= {name: value for name, value in from_file.items() if value}
-    settings |= {name: value for name, value in environ.items() if value and is_setting(name)}
+    for source in (from_file, ours):
+        settings |= {name: value for name, value in source.items() if value or (value == "" and name in OFF_WHEN_EMPTY)}
     return settings
 
 
@@ -145,11 +152,11 @@ class StackConfig:
             )
             if not ingestion_ports:
                 raise SettingError("INGESTION_PORTS names no port.", "Give at least one, e.g. INGESTION_PORTS=8001.")
-        # The services read .env themselves; only the addresses are taken from there, lest ours stand in their place.
+        # The services read .env themselves; only these are taken from there.
         given = {
             name: value
             for name, value in settings.items()
-            if name in ADDRESSES or (name in present and name not in DEFAULTS)
+            if name in OWN_UNLESS_SET or (name in present and name not in DEFAULTS)
         }
         config = cls(
             home=home.resolve(),
@@ -197,10 +204,14 @@ class StackConfig:
         return "localhost" if self.host in (*ports.LOOPBACKS, *ports.WILDCARDS) else self.host
 
     def service_environment(self) -> dict[str, str]:
-        """What the services and the migration get. An address that was set explicitly is left alone."""
+        """What the services and the migration get. An address or folder that was set explicitly is left alone."""
         # One consumer runs here: with a name of its own it has its partitions back at once after a crash, and not only when
         # the broker gives up on the old member.
-        own = {"DATABASE_URL": self.database_url, "KAFKA_GROUP_INSTANCE_ID": "consumer-1"}
+        own = {
+            "DATABASE_URL": self.database_url,
+            "KAFKA_GROUP_INSTANCE_ID": "consumer-1",
+            "BUFFER_DIR": str(self.buffer),
+        }
         own["KAFKA_BOOTSTRAP_SERVERS"] = self.environment.get("KAFKA_SERVER") or self.kafka_bootstrap
         ports_and_host = {
             "HOST": self.host,
@@ -237,6 +248,11 @@ class StackConfig:
     def kafka_data(self) -> Path:
         """The broker's log directory."""
         return self.home / "kafka" / "data"
+
+    @property
+    def buffer(self) -> Path:
+        """The ingestion service's disk buffer: acknowledged events that Kafka does not have yet."""
+        return self.home / "buffer"
 
     @property
     def logs(self) -> Path:

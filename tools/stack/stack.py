@@ -133,7 +133,8 @@ class LocalStack:
             return
         with self._locked():
             self._down()
-            for name in ("kafka", "postgres", "logs", "run", "supervisord.conf", "supervisord.pid", "supervisor.sock"):
+            files = ("supervisord.conf", "supervisord.pid", "supervisor.sock")
+            for name in ("kafka", "postgres", "buffer", "logs", "run", *files):
                 path = self.config.home / name
                 if path.is_dir():
                     shutil.rmtree(path)

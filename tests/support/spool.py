@@ -1,0 +1,70 @@
+"""Events and walks for the tests of the disk spool."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from zlib import crc32
+
+from event_core.codec import Record
+from ingestion_service.spool.lane import Entry, Lane
+from ingestion_service.spool.store import Chunk, SpoolStore
+
+MIB = 1 << 20
+LANES = [Lane("events", number, 3) for number in range(3)]
+
+
+def record(number: int, *, size: int = 0) -> Record:
+    """An event whose number can be told from it; ``size`` bytes of it do not compress."""
+    value = b'{"event_id":"%032x","n":%d,"x":"%s"}' % (
+        number * 0x9E3779B97F4A7C15,
+        number,
+        os.urandom(size // 2).hex().encode(),
+    )
+    return Record(
+        b"learner_%03d" % (number % 50), value, [("event-id", b"%d" % number), ("content-type", b"application/json")]
+    )
+
+
+def entry(number: int, *, size: int = 0) -> Entry:
+    made = record(number, size=size)
+    return Entry(LANES[crc32(made.key) % len(LANES)], made)
+
+
+def entries(numbers: Iterable[int], *, size: int = 0) -> list[Entry]:
+    return [entry(number, size=size) for number in numbers]
+
+
+def number_of(given: Record) -> int:
+    return int(given.headers[0][1])
+
+
+def chunks(store: SpoolStore) -> Iterator[Chunk]:
+    """All that can be read, lane by lane; each chunk is not forgotten yet."""
+    for lane in list(store.waiting()):
+        while (chunk := store.read(lane)) is not None:
+            yield chunk
+
+
+def drain(store: SpoolStore) -> list[Record]:
+    """All that can be read, which is forgotten then."""
+    drained = []
+    for chunk in chunks(store):
+        store.forget(chunk)
+        drained.append(chunk.records)
+    return list(chain.from_iterable(drained))
+
+
+def compact_all(store: SpoolStore) -> None:
+    while store.compact():
+        pass
+
+
+def files_in(directory: Path) -> list[str]:
+    """Spool files, without what a slot always has."""
+    own = {"lock", "cursor", "ballast"}
+    return sorted(
+        str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file() and path.name not in own
+    )
