@@ -6,13 +6,15 @@ from event_core.health import Ping
 from event_core.main import Built, run_service
 from event_core.telemetry import Tracing
 from ingestion_service.app import Deps, create_app
+from ingestion_service.buffer import require_usable
 from ingestion_service.kafka_publisher import KafkaPublisher
 from ingestion_service.metrics import Metrics
 from ingestion_service.settings import IngestionSettings
 
 
 def build(settings: IngestionSettings) -> Built:
-    """The service, ready to be served."""
+    """The service, ready to be served. Raises ConfigurationError."""
+    require_usable(settings.buffer_dir)
     metrics = Metrics()
     built = Built(ports=settings.ingestion_ports, ports_setting="INGESTION_PORTS", registry=metrics.registry)
     publisher = KafkaPublisher(settings, metrics, on_failure=built.fail)

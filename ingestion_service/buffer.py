@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from event_core.clock import utc_now
@@ -34,6 +36,21 @@ COMPACT_PAUSE = 3.0
 """Compaction rests this many times as long as it works: it shares the interpreter with the event loop."""
 IDLE_SECONDS = 1.0
 PROBLEM_SECONDS = 2.0
+
+
+def require_usable(directory: Path | None) -> None:
+    """Raises ConfigurationError where ``directory`` cannot be made or written to: asked before anything is opened."""
+    if directory is None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(f"no right to write to {directory}")
+    except OSError as error:
+        raise ConfigurationError(
+            f"BUFFER_DIR cannot be used ({error}): make the folder writable, name another one, or set BUFFER_DIR to nothing, "
+            "which turns the disk buffer off"
+        ) from None
 
 
 class _Commit:
@@ -207,7 +224,11 @@ class Buffer:
 
     async def adopt(self) -> int:
         """Takes over what processes that are gone left behind. How many records that is."""
-        return await self._in(self._reader, self._store.adopt_orphans)
+        try:
+            return await self._in(self._reader, self._store.adopt_orphans)
+        except OSError as error:
+            log.warning("the buffer's folder cannot be searched; this is tried again", problem=str(error))
+            return 0
 
     async def quarantine(self, topic: str, record: Record, reason: str, error: str, retry_count: int = 0) -> None:
         """Keeps for good what no topic takes. Where even that fails the log has it."""

@@ -116,3 +116,11 @@ def test_an_unknown_pipeline_is_refused_with_the_ones_there_are(tmp_path: Path) 
     done = run(tmp_path, "event_consumer", "evnts")
     assert done.returncode == 2
     assert "events" in done.stderr
+
+
+def test_a_buffer_folder_that_cannot_be_used_ends_the_start_with_exit_code_2_and_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run(tmp_path, "ingestion_service", INGESTION_PORTS="0", BUFFER_DIR="file/buffer", **UNREACHABLE)
+    assert done.returncode == 2
+    assert "BUFFER_DIR" in done.stderr
+    assert "Traceback" not in done.stderr
