@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,6 +17,16 @@ BODY_COMPLETE = "event_platform.body_complete"
 """Key of the scope: True once the whole body is there, so that an endpoint need not bound its wait for it."""
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+_H2C = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n)", re.IGNORECASE)
+
+
+def _without_h2c(data: bytes) -> bytes:
+    """Takes the offer of HTTP/2 out of a head: the parser would take it for an upgrade and leave the body unread, though a server
+    may ignore it (RFC 9110, 7.8)."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _H2C.sub(b"", head + end[:2]) + end[2:] + rest
 
 
 class _JoinedWrites:
@@ -66,6 +77,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
+            if b"h2c" in data:
+                data = _without_h2c(data)
             self._head_bytes += len(data)
         super().data_received(data)
         if not self._in_head or not self._head_bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,8 @@ LONGEST_RETRY_AFTER = 60
 COMPACT_PAUSE = 3.0
 """Compaction rests this many times as long as it works: it shares the interpreter with the event loop."""
 IDLE_SECONDS = 1.0
+SWITCH_SECONDS = 0.0005
+DRAINING_SECONDS = 2.0
 PROBLEM_SECONDS = 2.0
 
 
@@ -67,10 +70,14 @@ class Buffer:
     """Owned by the publisher. ``on_commit`` is told the lanes that just got something to drain."""
 
     def __init__(
-        self, store: SpoolStore, quarantine: Quarantine, metrics: Metrics, on_commit: Callable[[set[Lane]], None]
+        self,
+        store: SpoolStore,
+        quarantine: tuple[Quarantine, Quarantine],
+        metrics: Metrics,
+        on_commit: Callable[[set[Lane]], None],
     ) -> None:
         self._store = store
-        self._quarantine = quarantine
+        self._quarantine, self._lesser_quarantine = quarantine
         self._metrics = metrics
         self._on_commit = on_commit
         self._writer = ThreadPoolExecutor(1, "spool-writer")
@@ -83,8 +90,7 @@ class Buffer:
         self.problem: Unavailable | None = None
         """What became of the last commit, where it failed."""
         self._problem_at = 0.0
-        self.draining = False
-        """Set by the publisher: what is about to be sent needs no compaction."""
+        self._drained_at = -DRAINING_SECONDS
         self._outage_began = time.monotonic()
 
     @classmethod
@@ -102,11 +108,14 @@ class Buffer:
         most = settings.max_buffer_size_mb << 20
         try:
             store = await asyncio.to_thread(lambda: SpoolStore.open(directory, max_bytes=most))
-            quarantine = Quarantine(directory, max_bytes=most // 10)
+            # What clients can fill, with events that fail again and again, must leave room for what Kafka refuses.
+            quarantine = (Quarantine(directory, most // 10), Quarantine(directory, most // 20))
         except OSError as error:
             raise ConfigurationError(
                 f"BUFFER_DIR {directory} cannot be used ({error}): make it writable, or name another folder"
             ) from error
+        # The event loop waits this long for its turn while a thread works on the spool; Python's default is 5 ms.
+        sys.setswitchinterval(SWITCH_SECONDS)
         made = cls(store, quarantine, metrics, on_commit)
         made._compacting = asyncio.create_task(made._compact())
         return made
@@ -202,13 +211,17 @@ class Buffer:
         queued = {lane for lane, records in self._queued.items() if records}
         return queued | {lane for lane, records in self._store.waiting().items() if records}
 
-    async def read(self, lane: Lane) -> Chunk | None:
-        """The oldest records of ``lane`` that were not read yet; None where none is on disk. Raises BufferBroken."""
+    async def read(self, lane: Lane, max_bytes: int) -> Chunk | None:
+        """About ``max_bytes`` of the oldest records of ``lane`` that were not read yet; None where there are none.
+
+        Raises:
+            BufferBroken: the disk cannot be read.
+        """
         try:
-            chunk = await self._in(self._reader, lambda: self._store.read(lane))
+            chunk = await self._in(self._reader, lambda: self._store.read(lane, max_bytes))
             if chunk is None:
                 await self._in(self._writer, self._store.seal)
-                chunk = await self._in(self._reader, lambda: self._store.read(lane))
+                chunk = await self._in(self._reader, lambda: self._store.read(lane, max_bytes))
         except OSError as error:
             raise BufferBroken(f"the disk buffer cannot be read: {error}") from error
         return chunk
@@ -220,6 +233,7 @@ class Buffer:
     async def forget(self, chunk: Chunk) -> None:
         """``chunk`` is in Kafka."""
         await self._in(self._reader, lambda: self._store.forget(chunk))
+        self._drained_at = time.monotonic()
         self._metrics.drained.inc(len(chunk.records))
 
     async def adopt(self) -> int:
@@ -230,16 +244,25 @@ class Buffer:
             log.warning("the buffer's folder cannot be searched; this is tried again", problem=str(error))
             return 0
 
-    async def quarantine(self, topic: str, record: Record, reason: str, error: str, retry_count: int = 0) -> None:
-        """Keeps for good what no topic takes. Where even that fails the log has it."""
+    async def quarantine(
+        self, topic: str, record: Record, reason: str, error: str, retry_count: int, *, lesser: bool = False
+    ) -> None:
+        """Keeps for good what no topic takes; durable on return. ``lesser`` leaves half of its room free.
+
+        Raises:
+            Unavailable: there is no room, or the disk failed.
+        """
+        quarantine = self._lesser_quarantine if lesser else self._quarantine
         try:
-            await self._in(
-                self._reader, lambda: self._quarantine.keep(topic, record, reason, error, retry_count, utc_now())
-            )
-        except Unavailable as problem:
-            log.error("an event could not be quarantined", problem=problem.message, topic=topic, reason=reason)
-        else:
-            self._metrics.quarantined.inc()
+            await self._in(self._reader, lambda: quarantine.keep(topic, record, reason, error, retry_count, utc_now()))
+        except OSError as problem:
+            raise BufferBroken(f"the quarantine cannot be written to: {problem}") from problem
+        self._metrics.quarantined.inc()
+
+    @property
+    def draining(self) -> bool:
+        """Whether Kafka took something from the disk just now: what is about to be sent needs no compaction."""
+        return time.monotonic() - self._drained_at < DRAINING_SECONDS
 
     def note_outage(self) -> None:
         """Kafka is away from now on."""

@@ -204,29 +204,30 @@ class Door:
         """Makes dead letters of them; what was refused too often goes to quarantine once, and is only counted from then on."""
         names: list[str] = []
         letters: list[Record] = []
-        quarantined = 0
+        quarantined = known = 0
         for item in refused:
-            failures = self._failures.note(item.event_id, item.raw)
-            if failures > self._most_failures:
-                quarantined += 1
-                continue
+            failures = self._failures.note(item.raw)
             letter = self._letter(item, failures, form, headers)
-            if failures == self._most_failures:
-                await self._publisher.quarantine(letter, item.error.reason, item.error.message, failures)
-                quarantined += 1
+            if failures >= self._most_failures > 0:
+                first = failures == self._most_failures
+                reason, message = item.error.reason, item.error.message
+                if first and await self._publisher.quarantine(letter, reason, message, failures):
+                    quarantined += 1
+                else:
+                    known += 1
                 continue
             names.append(item.event_id or dict(letter.headers)[HEADER_DEAD_LETTER_ID].decode())
             letters.append(letter)
         if not letters:
-            return Kept([], quarantined)
+            return Kept([], quarantined, known)
         try:
             for delivery in set(self._publisher.publish(self._dlq, letters)):
                 await delivery.wait()
         except PlatformError as error:
             log.warning("refused events could not be kept", events=len(letters), problem=error.message)
-            return Kept([], quarantined, len(letters))
+            return Kept([], quarantined, known, len(letters))
         self._metrics.dead_letters.inc(len(letters))
-        return Kept(names, quarantined)
+        return Kept(names, quarantined, known)
 
     def _letter(self, item: Refused, failures: int, form: Form, headers: Headers) -> Record:
         return dead_letter_record(

@@ -1,4 +1,4 @@
-"""How often the same event was refused lately. Pure."""
+"""How often the very same event was refused lately. Pure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ MOST = 20_000
 
 
 class Failures:
-    """Refusals by event: the client's event_id where it gave one, else the bytes it sent. Two generations bound it."""
+    """Refusals by the bytes that were sent. Two generations bound it."""
 
     def __init__(self, most: int = MOST) -> None:
         self._half = max(1, most // 2)
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
 
-    def note(self, event_id: str | None, raw: bytes) -> int:
+    def note(self, raw: bytes) -> int:
         """Counts one more refusal; returns how many there were before."""
-        key = hash(event_id if event_id is not None else raw)
+        key = hash(raw)
         before = self._young.get(key) or self._old.get(key, 0)
         if len(self._young) >= self._half:
             self._old, self._young = self._young, {}

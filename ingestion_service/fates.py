@@ -23,7 +23,9 @@ class Kept(NamedTuple):
     dead_letters: list[str]
     """Of each that is a dead letter now: its event_id as sent, else the dead letter's id."""
     quarantined: int = 0
-    """Refused so often that they are no longer made dead letters."""
+    """Refused too often: kept once more, in quarantine."""
+    known: int = 0
+    """Refused even more often: they are in quarantine, or at least among the dead letters, already."""
     lost: int = 0
     """Could not be kept."""
 

@@ -14,31 +14,32 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
+from uuid import NAMESPACE_OID, uuid5
 
 from event_core.clock import utc_now
 from event_core.codec import Record
-from event_core.dead_letters import dead_letter_record
-from event_core.errors import BrokerUnavailable, Overloaded, PlatformError, RecordsRefused, TooLarge, Unavailable
-from event_core.kafka.producer import MAX_BATCH_BYTES, RECORD_OVERHEAD
+from event_core.dead_letters import STAGE_PRODUCE, dead_letter_record
+from event_core.errors import BrokerUnavailable, Overloaded, PlatformError, TooLarge, Unavailable
+from event_core.kafka.producer import RECORD_OVERHEAD
 from event_core.telemetry import get_logger
 from event_core.topics import key_hash
 from ingestion_service.buffer import Buffer
-from ingestion_service.delivery import Delivery, Stored
-from ingestion_service.errors import BufferBroken
-from ingestion_service.lanes import Group, groups_of
-from ingestion_service.link import Connect, Link, Opened, Session, connect_to
+from ingestion_service.delivery import Delivery
+from ingestion_service.lanes import Batch, Group, groups_of
+from ingestion_service.link import Connect, Link, Opened, connect_to
 from ingestion_service.metrics import Metrics
 from ingestion_service.publisher import PublisherStatus
+from ingestion_service.sending import Sender
 from ingestion_service.settings import IngestionSettings
 from ingestion_service.spool.lane import LANES, Lane
-from ingestion_service.spool.store import Chunk
 
 log = get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 2
 """Told to clients while nothing can be stored: about as long as a new connection takes once Kafka is back."""
-HOLD_RECORDS = 2_000
-"""So few records on disk take some milliseconds to send: new ones wait in memory behind them."""
+OVERDUE_SECONDS = 1.0
+"""A batch in flight for so long makes us ask whether Kafka is still there: a dead broker need not be waited for."""
 ADOPT_TICKS = 10
 FIRST_SECONDS = 1.0
 """How long the start waits for Kafka, so that in ordinary times the first events do not go to disk."""
@@ -89,10 +90,10 @@ class KafkaPublisher:
         self._set_groups(settings.kafka_topic, partitions, DEFAULT_LIMIT)
         self._set_groups(settings.kafka_product_topic, partitions, DEFAULT_LIMIT)
         self._set_groups(settings.dlq_topic, 1, DEFAULT_LIMIT)
-        self._pending_bytes = 0
-        self._stopping = False
         self._ticks = 0
-        self._kafka_writes = 0
+        self._sender = Sender(
+            self._link, metrics, deadline=self._deadline, to_disk=self._queue_to_disk, set_aside=self._set_aside
+        )
 
     def _set_groups(self, topic: str, partitions: int, limit: int) -> None:
         self._groups[topic] = [Group(topic, number, partitions, limit) for number in range(groups_of(partitions))]
@@ -102,14 +103,14 @@ class KafkaPublisher:
     async def start(self) -> None:
         if self._settings.kafka_acks != "all":
             log.warning("KAFKA_ACKS is not all: acknowledged events can be lost", acks=self._settings.kafka_acks)
-        self._buffer = await Buffer.open(self._settings, self._metrics, self._committed)
+        self._sender.buffer = self._buffer = await Buffer.open(self._settings, self._metrics, self._committed)
         self._link.start()
         await self._link.opened(FIRST_SECONDS)
 
     async def stop(self) -> None:
-        if self._stopping:
+        if self._sender.stopping:
             return
-        self._stopping = True
+        self._sender.stopping = True
         tasks = self._tasks()
         if tasks:
             await asyncio.wait(tasks, timeout=self._deadline)
@@ -127,23 +128,24 @@ class KafkaPublisher:
                 f"the event was not stored: {self._link.problem}. Send it again, with the same event_id if it has one",
                 retry_after=RETRY_AFTER_SECONDS,
             )
+        groups = self._groups[topic]
+        count = len(groups)
         size = sum([len(record.value) for record in records])
-        if (
-            self._pending_bytes + (buffer.pending_bytes if buffer else 0) + size
-            > self._settings.ingestion_max_pending_bytes
-        ):
+        pending = self._sender.pending_bytes + (buffer.pending_bytes if buffer else 0)
+        if pending + size > self._settings.ingestion_max_pending_bytes:
             raise Overloaded(
                 "too many events wait to be stored: send fewer at a time, or raise INGESTION_MAX_PENDING_BYTES"
             )
+        if buffer is None and any(groups[key_hash(record.key) % count].is_guilty(record) for record in records):
+            raise TooLarge(f"topic {topic} does not take this event: send less of it", reason="refused_by_broker")
+        self._sender.fresh = True
         now = time.monotonic()
-        groups = self._groups[topic]
-        count = len(groups)
         deliveries = []
         for record in records:
             hashed = key_hash(record.key)
             group = groups[hashed % count]
             if group.direct or buffer is None:
-                self._pending_bytes += len(record.value)
+                self._sender.pending_bytes += len(record.value)
                 deliveries.append(group.take(record, now))
                 if group.task is None:
                     self._start(group)
@@ -154,13 +156,15 @@ class KafkaPublisher:
     def largest(self, topic: str) -> int:
         return self._groups[topic][0].full_limit - RECORD_OVERHEAD
 
-    async def quarantine(self, record: Record, reason: str, error: str, retry_count: int) -> None:
+    async def quarantine(self, record: Record, reason: str, error: str, retry_count: int) -> bool:
         if self._buffer is None:
-            log.error(
-                "an event was refused for good; without BUFFER_DIR it is kept nowhere", reason=reason, problem=error
-            )
-        else:
-            await self._buffer.quarantine(self._settings.dlq_topic, record, reason, error, retry_count)
+            return False
+        try:
+            await self._buffer.quarantine(self._settings.dlq_topic, record, reason, error, retry_count, lesser=True)
+        except Unavailable as problem:
+            log.warning("an event could not be quarantined", problem=problem.message, reason=reason)
+            return False
+        return True
 
     async def ping(self) -> None:
         """Raises BrokerUnavailable where Kafka does not answer."""
@@ -189,7 +193,7 @@ class KafkaPublisher:
             buffered_batches=buffer.store.files if buffer else 0,
             buffer_bytes=buffer.store.size_bytes if buffer else 0,
             buffer_max_bytes=buffer.store.max_bytes if buffer else 0,
-            kafka_writes=self._kafka_writes,
+            kafka_writes=self._sender.kafka_writes,
             problem=None if session is not None else self._link.problem,
             damaged_files=buffer.store.damaged.files if buffer else 0,
             damaged_records=buffer.store.damaged.records if buffer else 0,
@@ -203,7 +207,6 @@ class KafkaPublisher:
         waiting: set[Lane] = set()
         if self._buffer is not None:
             waiting = self._buffer.lanes()
-            self._buffer.draining = True
         for topic, partitions in opened.partitions.items():
             limit = opened.limits.get(topic, DEFAULT_LIMIT)
             groups = self._groups.get(topic)
@@ -231,14 +234,18 @@ class KafkaPublisher:
         )
         for group in self._all_groups():
             group.open_breaker()
-            self._to_disk(group, refusal)
+            self._to_disk(group, group.unacknowledged(), refusal)
         if self._buffer is not None:
-            self._buffer.draining = False
             self._buffer.note_outage()
 
-    def _to_disk(self, group: Group, refusal: PlatformError) -> None:
-        for batch in group.unacknowledged():
-            self._pending_bytes -= batch.bytes
+    def _queue_to_disk(self, group: Group, refusal: PlatformError) -> None:
+        """Opens the group's breaker for what is queued; what is in flight may still be acknowledged."""
+        group.open_breaker()
+        self._to_disk(group, group.queued(), refusal)
+
+    def _to_disk(self, group: Group, batches: Sequence[Batch], refusal: PlatformError) -> None:
+        for batch in batches:
+            self._sender.pending_bytes -= batch.bytes
             if self._buffer is None:
                 batch.delivery.settle(refusal)
                 continue
@@ -250,156 +257,73 @@ class KafkaPublisher:
         """New records are on disk: their groups may have nobody who drains them."""
         for lane in lanes:
             groups = self._groups.get(lane.topic)
-            if groups is not None:
+            if groups is not None and self._buffer is not None and self._buffer.waiting(lane):
                 self._start_if_due(groups[lane.number % len(groups)])
+
+    def _overdue(self) -> bool:
+        """Whether some batch is in flight for longer than usual."""
+        since = time.monotonic() - OVERDUE_SECONDS
+        return any(group.task and group.sent_at and group.sent_at < since for group in self._all_groups())
 
     async def _tick(self) -> None:
         self._ticks += 1
+        if self._overdue():
+            await self._link.probe()
         buffer = self._buffer
         if buffer is not None:
-            held = any(group.holding for group in self._all_groups())
-            if self._ticks % ADOPT_TICKS == 0 and not held and await buffer.adopt():
+            if self._ticks % ADOPT_TICKS == 0 and await buffer.adopt():
                 self._adopted(buffer.lanes())
-            waiting = buffer.lanes()
-            buffer.draining = self._link.session is not None and bool(waiting)
-            self._committed(waiting)
-        self._metrics.observe(self.status(), self._pending_bytes)
+            self._committed(buffer.lanes())
+        self._metrics.observe(self.status(), self._sender.pending_bytes)
 
     def _adopted(self, waiting: set[Lane]) -> None:
-        """Records of a process that is gone come before new ones of their groups; what is queued already goes first."""
+        """Records of a process that is gone come before new ones of their groups, also before those that are queued."""
         for group in self._all_groups():
             if not waiting.isdisjoint(group.lanes):
-                group.direct = False
+                self._queue_to_disk(group, BrokerUnavailable("unreachable: there is a buffer"))
 
     # --- sending
 
     def _start(self, group: Group) -> None:
         session = self._link.session
-        if session is not None:
-            group.task = asyncio.create_task(self._run(session, group))
+        if session is None:
+            return
+        task = group.task = asyncio.create_task(self._sender.run(session, group))
+        task.add_done_callback(group.ended)  # one that is cancelled before its first step never comes to its own end
 
     def _start_if_due(self, group: Group) -> None:
-        idle = group.task is None and not self._stopping and (group.holding or not group.direct)
-        if idle and time.monotonic() >= group.retry_at:
+        if group.task is None and not self._sender.stopping and time.monotonic() >= group.retry_at:
+            group.direct = False
             self._start(group)
 
-    async def _run(self, session: Session, group: Group) -> None:
-        try:
-            await self._flow(session, group)
-        except RecordsRefused as refused:
-            if group.refuse(list(refused.records), refused.message) and self._buffer is None and group.in_flight:
-                group.in_flight.delivery.settle(TooLarge(refused.message, reason="refused_by_broker"))
-            self._link.lose(session, refused.message)
-        except TimeoutError:
-            group.failed(time.monotonic())
-            self._link.lose(session, f"Kafka did not acknowledge within {self._deadline:g} s")
-        except BufferBroken as error:  # Kafka is not to blame: the lane is tried again later
-            log.error("the buffer cannot be drained", topic=group.topic, problem=error.message)
-            group.failed(time.monotonic())
-        except Exception as error:  # whatever the client library raises, nobody may be left waiting
-            self._link.lose(session, str(error) or repr(error))
-        finally:
-            if group.task is asyncio.current_task():
-                group.task = None
+    async def _set_aside(self, topic: str, record: Record, why: str) -> None:
+        """A record that Kafka refuses becomes a dead letter; a dead letter that even its topic refuses goes to quarantine.
 
-    async def _flow(self, session: Session, group: Group) -> None:
-        """Sends what the group has, on disk and queued, until nothing is left."""
-        buffer, rewound = self._buffer, False
-        while True:
-            if group.queue and not group.holding:
-                await self._send_queued(session, group)
-            elif (group.direct and not group.holding) or (self._stopping and not group.queue):
-                return
-            else:
-                assert buffer is not None
-                if not rewound:
-                    for lane in group.lanes:
-                        await buffer.rewind(lane)
-                    rewound = True
-                if not await self._drain(session, group, buffer):
-                    group.direct, group.holding = True, False
-
-    async def _send_queued(self, session: Session, group: Group) -> None:
-        if time.monotonic() - group.queue[0].made > self._deadline:
-            # It has waited behind others for as long as a client may: Kafka is slower than the events come.
-            group.open_breaker()
-            self._to_disk(
-                group, Overloaded("the event was not stored: events come faster than Kafka takes them. Send it again")
+        Raises:
+            Unavailable: neither takes it now.
+        """
+        log.warning(
+            "Kafka refuses an event for good; it is set aside", topic=topic, bytes=len(record.value), problem=why
+        )
+        if topic != self._settings.dlq_topic:
+            letter = dead_letter_record(
+                record.value,
+                topic=topic,
+                reason="refused_by_broker",
+                error=why,
+                stage=STAGE_PRODUCE,
+                source=self._settings.service_name,
+                failed_at=utc_now(),
+                retry_count=1,
+                key=record.key,
+                headers=record.headers,
+                # The same record again, after a crash between here and its chunk's end, is the same letter.
+                dead_letter_id=uuid5(NAMESPACE_OID, f"{topic}:{sha256(record.value).hexdigest()}"),
             )
-            group.direct = self._buffer is None
-            return
-        group.in_flight = batch = group.queue.popleft()
-        began = time.perf_counter()
-        batch.delivery.partition = await self._send(session, group, batch.records)
-        group.in_flight = None
-        self._pending_bytes -= batch.bytes
-        batch.delivery.settle(Stored.KAFKA)
-        self._metrics.batch_records.observe(len(batch.records))
-        self._metrics.batch_seconds.observe(time.perf_counter() - began)
-
-    async def _drain(self, session: Session, group: Group, buffer: Buffer) -> bool:
-        """Sends some of what is on disk; False where nothing is."""
-        for lane in group.lanes:
-            chunk = await self._next_chunk(lane, buffer)
-            if chunk is not None:
-                await self._send(session, group, chunk.records)
-                await buffer.forget(chunk)
-                group.succeeded()
-                left = sum(map(buffer.waiting, group.lanes))
-                if not group.direct and left <= HOLD_RECORDS:
-                    group.direct = group.holding = True
-                return True
-        return False
-
-    async def _next_chunk(self, lane: Lane, buffer: Buffer) -> Chunk | None:
-        """The oldest records of a lane that are on disk or on their way to it; None where there are none."""
-        while buffer.waiting(lane):
-            chunk = await buffer.read(lane)
-            if chunk is not None:
-                return chunk
-            if not buffer.queued(lane):
-                log.error("the buffer counts events that it cannot read", lane=str(lane))
-                return None
-            await buffer.committed()
-        return None
-
-    async def _send(self, session: Session, group: Group, records: Sequence[Record]) -> int | None:
-        """Returns the partition where all went to one."""
-        if group.refused:
-            records = await self._set_aside(group, records)
-        parts = group.by_partition(records) if records else {}
-        limit = min(group.limit, MAX_BATCH_BYTES)
-        for partition, part in parts.items():
-            self._kafka_writes += await session.send(group.topic, partition, part, seconds=self._deadline, limit=limit)
-        self._metrics.produced.inc(len(records))
-        return next(iter(parts)) if len(parts) == 1 else None
-
-    async def _set_aside(self, group: Group, records: Sequence[Record]) -> list[Record]:
-        """``records`` without those that the broker refused: they become dead letters, or go to quarantine where they are
-        dead letters that even that topic does not take."""
-        kept = []
-        for record in records:
-            why = group.refused.get(record.value)
-            if why is None:
-                kept.append(record)
-            elif group.topic != self._settings.dlq_topic:
-                letter = dead_letter_record(
-                    record.value,
-                    topic=group.topic,
-                    reason="refused_by_broker",
-                    error=why,
-                    stage="KAFKA_PRODUCE",
-                    source=self._settings.service_name,
-                    failed_at=utc_now(),
-                    retry_count=1,
-                    key=record.key,
-                    headers=record.headers,
-                )
-                await self.publish(self._settings.dlq_topic, [letter])[0].wait()
-                self._metrics.dead_letters.inc()
-            else:
-                await self.quarantine(record, "refused_by_broker", why, 1)
-        return kept
+            await self.publish(self._settings.dlq_topic, [letter])[0].wait()
+            self._metrics.dead_letters.inc()
+        elif self._buffer is not None:
+            await self._buffer.quarantine(topic, record, "refused_by_broker", why, 1)
 
     def _all_groups(self) -> list[Group]:
         return [group for groups in self._groups.values() for group in groups]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from typing import Any
 
 from event_core.codec import Record
 from event_core.topics import partition_for
@@ -15,7 +17,7 @@ from ingestion_service.spool.lane import LANES, Lane
 BATCH_BYTES = 512 * 1024
 """A batch that holds as many bytes of values takes no more."""
 LONGEST_BACKOFF_SECONDS = 5.0
-MOST_REFUSED = 100
+MOST_GUILTY = 1_000
 
 
 class Batch:
@@ -57,10 +59,16 @@ class Group:
         self.queue: deque[Batch] = deque()
         self.in_flight: Batch | None = None
         self.task: asyncio.Task[None] | None = None
+        self.sent_at: float | None = None
+        """When what is in flight was sent; None where nothing is."""
         self.retry_at = 0.0
         self._backoff = 0.0
-        self.refused: dict[bytes, str] = {}
-        """Values that the broker refused, and why: they are set aside when they are read again."""
+        self._guilty: dict[bytes, None] = {}
+
+    def ended(self, task: asyncio.Task[Any] | None) -> None:
+        """``task`` has come to its end, or was cancelled."""
+        if self.task is task:
+            self.task = None
 
     def take(self, record: Record, now: float) -> Delivery:
         """Queues ``record``."""
@@ -83,11 +91,17 @@ class Group:
             parts[partition_for(record.key, self.partitions)].append(record)
         return dict(parts)
 
-    def unacknowledged(self) -> list[Batch]:
-        """What is in flight and queued, in its order; the group has nothing of it any more."""
-        batches = [*([self.in_flight] if self.in_flight else ()), *self.queue]
-        self.in_flight = None
+    def queued(self) -> list[Batch]:
+        """Takes what is queued, in its order."""
+        batches = list(self.queue)
         self.queue.clear()
+        return batches
+
+    def unacknowledged(self) -> list[Batch]:
+        """Takes what is in flight and queued, in its order."""
+        batches = [*([self.in_flight] if self.in_flight else ()), *self.queued()]
+        self.in_flight = None
+        self.sent_at = None
         return batches
 
     def open_breaker(self) -> None:
@@ -95,22 +109,29 @@ class Group:
         self.direct = self.holding = False
 
     def failed(self, now: float) -> None:
-        """This group's batch was overdue: it is tried again later, at growing distances."""
+        """It is tried again later, at growing distances."""
         self._backoff = min(LONGEST_BACKOFF_SECONDS, max(0.5, self._backoff * 2))
         self.retry_at = now + self._backoff
 
     def succeeded(self) -> None:
         """Kafka took something."""
         self.retry_at = self._backoff = 0.0
+        self.limit = min(self.full_limit, self.limit * 4)
 
-    def refuse(self, records: list[Record], why: str) -> bool:
-        """The broker refused ``records`` as one batch: it is halved from now on, until the guilty record is alone. True where
-        it is."""
-        if len(records) > 1:
-            self.limit = max(1, min(self.limit, sum(len(record.value) for record in records)) // 2)
-            return False
-        if len(self.refused) >= MOST_REFUSED:
-            self.refused.pop(next(iter(self.refused)))
-        self.refused[records[0].value] = why
-        self.limit = self.full_limit
-        return True
+    def halve(self, records: Sequence[Record]) -> None:
+        """The broker refused ``records`` as one batch: it takes no more than half of it from now on, until it has taken some."""
+        self.limit = max(1, min(self.limit, sum(len(record.value) for record in records)) // 2)
+
+    def note_guilty(self, record: Record) -> None:
+        """Remembers that the broker refuses ``record``."""
+        if len(self._guilty) >= MOST_GUILTY:
+            self._guilty.pop(next(iter(self._guilty)))
+        self._guilty[_digest(record)] = None
+
+    def is_guilty(self, record: Record) -> bool:
+        """Whether the broker refused this very record lately."""
+        return bool(self._guilty) and _digest(record) in self._guilty
+
+
+def _digest(record: Record) -> bytes:
+    return hashlib.sha256(record.key + b"\0" + record.value).digest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from event_core.codec import Record
@@ -20,6 +21,8 @@ TICK_SECONDS = 1.0
 PING_TICKS = 5
 """An idle session is asked this often, in ticks; one that does not answer twice in a row is given up."""
 PING_SECONDS = 3.0
+YOUNG_SECONDS = 0.2
+"""A session that was lost so soon is not followed by the next one at once."""
 
 
 class Session(Protocol):
@@ -95,6 +98,7 @@ class Link:
         self._partitions: dict[str, int] = {}
         self._trouble = asyncio.Event()
         self._first = asyncio.Event()
+        self._leaving: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
 
@@ -118,6 +122,8 @@ class Link:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
+        if self._leaving is not None:
+            await asyncio.wait({self._leaving}, timeout=5)
         session, self.session = self.session, None
         if session is not None:
             if orderly:
@@ -136,6 +142,12 @@ class Link:
         log.warning("the producer is given up", problem=problem)
         self._on_lost(problem)
         self._trouble.set()
+
+    async def probe(self) -> None:
+        """Gives the session up where Kafka is certainly away. One that is only slow is left to the batches' own deadline."""
+        session = self.session
+        if session is not None and await _ask(session) is Answer.REFUSED:
+            self.lose(session, "Kafka does not answer")
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or (error := task.exception()) is None:
@@ -156,8 +168,13 @@ class Link:
             log.info("connected to Kafka", partitions=opened.partitions)
             self._on_open(opened)
             self._first.set()
+            began = asyncio.get_running_loop().time()
             await self._trouble.wait()
-            await opened.session.abandon()
+            # A task of its own: whoever ends us meanwhile must not leave a producer half closed.
+            self._leaving = asyncio.create_task(opened.session.abandon())
+            await asyncio.shield(self._leaving)
+            if asyncio.get_running_loop().time() - began < YOUNG_SECONDS:
+                await asyncio.sleep(YOUNG_SECONDS / 4)
 
     def _note(self, problem: str) -> None:
         self.problem = problem
@@ -171,7 +188,7 @@ class Link:
             if session is not None:
                 self._watch(session)
                 if ticks % PING_TICKS == 0:
-                    silent = 0 if await _answers(session) else silent + 1
+                    silent = 0 if await _ask(session) is Answer.UP else silent + 1
                     if silent > 1:
                         self.lose(session, "Kafka does not answer")
                         silent = 0
@@ -188,10 +205,16 @@ class Link:
                 return
 
 
-async def _answers(session: Session) -> bool:
+class Answer(Enum):
+    UP = "up"
+    REFUSED = "refused"
+    SILENT = "silent"
+
+
+async def _ask(session: Session) -> Answer:
     asking = asyncio.create_task(session.ping())
     await asyncio.wait({asking}, timeout=PING_SECONDS)
     if not asking.done():
         asking.cancel()
-        return False
-    return not asking.cancelled() and asking.exception() is None
+        return Answer.SILENT
+    return Answer.UP if not asking.cancelled() and asking.exception() is None else Answer.REFUSED

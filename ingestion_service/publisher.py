@@ -53,8 +53,8 @@ class Publisher(Protocol):
     def largest(self, topic: str) -> int:
         """Most bytes of key, value and headers together that ``topic`` takes as one record."""
 
-    async def quarantine(self, record: Record, reason: str, error: str, retry_count: int) -> None:
-        """Keeps a dead letter that must not be tried again. Never raises: where it cannot be kept the log says so."""
+    async def quarantine(self, record: Record, reason: str, error: str, retry_count: int) -> bool:
+        """Keeps a dead letter that must not be tried again. False where there is no place for it."""
 
     def status(self) -> PublisherStatus:
         """As of now, without asking anybody."""
@@ -86,8 +86,9 @@ class MemoryPublisher:
     def largest(self, topic: str) -> int:
         return self.limit
 
-    async def quarantine(self, record: Record, reason: str, error: str, retry_count: int) -> None:
+    async def quarantine(self, record: Record, reason: str, error: str, retry_count: int) -> bool:
         self.quarantined.append(record)
+        return True
 
     def status(self) -> PublisherStatus:
         spooling = self.stored is Stored.DISK

@@ -53,6 +53,10 @@ def _warnings(fates: Fates) -> list[str]:
         warnings.append(
             f"{fates.kept.quarantined} events were refused too often: they went to quarantine, not to the DLQ"
         )
+    if fates.kept.known:
+        warnings.append(
+            f"{fates.kept.known} events were refused too often: they were kept before, and are only counted now"
+        )
     if fates.kept.lost:
         warnings.append(f"{fates.kept.lost} rejected events could not be kept as dead letters")
     return warnings

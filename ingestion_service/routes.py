@@ -13,15 +13,16 @@ from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
 from event_core.clock import Clock
-from event_core.errors import InvalidEvent, MalformedBody, PlatformError, Unavailable
+from event_core.errors import InvalidEvent, MalformedBody, PlatformError, TooLarge, Unavailable
 from event_core.http import UNEXPECTED, Problem, error_body, error_headers, status_of
+from event_core.protocol import BODY_COMPLETE
 from event_core.telemetry import Tracing, context_of, get_logger, traceparent_of, valid_traceparent
 from ingestion_service.accept import accept
 from ingestion_service.cloudevents import Mode, batched, binary, cloudevent_id, mode_of, structured
 from ingestion_service.collect import Batch, collect, original_of, sent_id
 from ingestion_service.delivery import Stored
 from ingestion_service.door import Door
-from ingestion_service.errors import STATUSES
+from ingestion_service.errors import STATUSES, BodyTimeout
 from ingestion_service.forms import Accepted, Form, Refused
 from ingestion_service.limits import Limits
 from ingestion_service.metrics import Metrics
@@ -31,6 +32,7 @@ from ingestion_service.request import BodyReader, ClientGone, Head
 log = get_logger(__name__)
 
 _JSON = (b"content-type", b"application/json")
+_CLOSE = (b"connection", b"close")
 _UNPARSED = frozenset({"not_an_object", "too_deep", "too_wide"})
 """Refusals of bodies that are no object, or were never parsed: nothing is kept of them."""
 
@@ -73,6 +75,8 @@ class Endpoint:
                 self._metrics.rejected.inc(1, error.reason)
             status, reply = status_of(error, STATUSES), error_body(Problem.of(error), request_id=head.request_id)
             headers.extend((name.lower().encode(), text.encode()) for name, text in error_headers(error).items())
+            if isinstance(error, (TooLarge, BodyTimeout)) and not scope.get(BODY_COMPLETE):
+                headers.append(_CLOSE)  # the rest of the body would hold the connection open
         except ClientGone:
             return
         except Exception as error:

@@ -156,8 +156,9 @@ def _chosen(directory: Path, name: str, problems: Problems) -> Iterator[tuple[st
         for path in quarantine.files(directory):
             yield from _in_quarantine(directory, path, problems)
         return
-    matches = [path for path in (directory / name, Path(name)) if path.is_file()]
-    matches = matches or [path for path in directory.glob(f"*/{name}") if path.is_file()]
+    matches = [path for path in (directory / name, Path(name)) if path.is_file()][:1]
+    if not matches and Path(name).name == name:
+        matches = [path for path in directory.glob(f"*/{name}") if path.is_file()]
     if len(matches) != 1:
         found = ", ".join(str(path.relative_to(directory)) for path in matches)
         raise Failure(

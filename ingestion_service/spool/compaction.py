@@ -17,7 +17,7 @@ from event_core.codec import Record
 from event_core.telemetry import get_logger
 from ingestion_service.spool import disk, files, frame, image
 from ingestion_service.spool.files import Seal, SpoolFile
-from ingestion_service.spool.frame import Group, Kind, Pack, Unpack
+from ingestion_service.spool.frame import Group, Kind, Pack
 from ingestion_service.spool.lane import Lane
 from ingestion_service.spool.runs import Runs
 from ingestion_service.spool.slot import Slot
@@ -83,13 +83,13 @@ class Compaction:
         self,
         slot: Slot,
         sources: Sequence[SpoolFile],
-        codec: tuple[Pack, Unpack],
+        pack: Pack,
         room: Callable[[int], bool],
         tuning: Tuning,
     ) -> None:
         self._slot = slot
         self._sources = list(sources)
-        self._pack, self._unpack = codec
+        self._pack = pack
         self._room = room
         self._tuning = tuning
         self._buffers: dict[Lane, _Buffer] = {}
@@ -100,7 +100,8 @@ class Compaction:
     def steps(self) -> Iterator[None]:
         """Does a little more each time. Raises OSError where the disk does not take the segment: the sources stay."""
         for file in self._sources:
-            self._slot.content(file)
+            if file in self._slot.files:  # else it was forgotten meanwhile
+                self._slot.content(file)
             yield
             for lane in list(file.lanes):
                 yield from self._gather(file, lane)
@@ -109,9 +110,9 @@ class Compaction:
         yield from self._finish()
 
     def _gather(self, file: SpoolFile, lane: Lane) -> Iterator[None]:
-        position = self._slot.forgotten.get(lane, 0)
-        known, pieces = None, 0
-        while (run := file.lanes[lane].following(position)) is not None:
+        position, known, pieces = 0, None, 0
+        # What is forgotten between two steps is not looked for any more: its file may be gone.
+        while run := file.lanes[lane].following(max(position, self._slot.forgotten.get(lane, 0))):
             known = self._slot.decode(file, lane, run.start, known)
             if known is None:
                 continue  # those are out of the books now
@@ -129,31 +130,38 @@ class Compaction:
         if buffer is not None and buffer.end != start:
             yield from self._flush(lane)
             buffer = None
-        if buffer is None:
-            ended = self._lanes[lane].end if lane in self._lanes else start
-            # A hole within the segment has been counted where it was found.
-            buffer = self._buffers[lane] = _Buffer(start, max(skipped, start - ended), [])
-        buffer.records.extend(records)
-        size = sum(len(record.value) + len(record.key) for record in records)
-        self._buffered[lane] = self._buffered.get(lane, 0) + size
-        if len(buffer.records) >= self._tuning.blob_records:
-            yield from self._flush(lane)
-        elif sum(self._buffered.values()) > self._tuning.buffered_bytes:
-            yield from self._flush(max(self._buffered, key=lambda each: self._buffered[each]))
+        while records:
+            if buffer is None:
+                ended = self._lanes[lane].end if lane in self._lanes else start
+                # A hole within the segment has been counted where it was found.
+                buffer = self._buffers[lane] = _Buffer(start, max(skipped, start - ended), [])
+            room = self._tuning.blob_records - len(buffer.records)
+            taken, records = records[:room], records[room:]
+            start, skipped = start + len(taken), 0
+            buffer.records.extend(taken)
+            size = sum(len(record.value) + len(record.key) for record in taken)
+            self._buffered[lane] = self._buffered.get(lane, 0) + size
+            if len(buffer.records) >= self._tuning.blob_records:
+                yield from self._flush(lane)
+            elif sum(self._buffered.values()) > self._tuning.buffered_bytes:
+                yield from self._flush(max(self._buffered, key=lambda each: self._buffered[each]))
+            buffer = self._buffers.get(lane)
 
     def _flush(self, lane: Lane) -> Iterator[None]:
         buffer = self._buffers.pop(lane)
         self._buffered.pop(lane)
         yield
-        packed = self._pack(buffer.records)
-        yield
-        if self._unpack(packed) == buffer.records:
-            group = Group(lane, buffer.start, buffer.skipped, len(buffer.records), len(packed))
-            self._frames.append(frame.encode(Kind.PACKED, [group], packed))
-        else:
-            _log.error("packed records do not come back equal; they are kept as rows", records=len(buffer.records))
+        try:
+            packed = self._pack(buffer.records)  # which reads again what it packed
+        except ValueError as error:
+            _log.warning(
+                "records cannot be packed; they are kept as rows", records=len(buffer.records), error=str(error)
+            )
             rows = [(lane, buffer.start, buffer.skipped, buffer.records)]
             self._frames.append(frame.encode_rows(rows)[0])
+        else:
+            group = Group(lane, buffer.start, buffer.skipped, len(buffer.records), len(packed))
+            self._frames.append(frame.encode(Kind.PACKED, [group], packed))
         self._lanes.setdefault(lane, Runs()).add(buffer.start, buffer.end, skipped=buffer.skipped)
         yield
 
@@ -164,13 +172,12 @@ class Compaction:
         seal = Seal(max(1, merged), damaged)
         path = slot.directory / files.segment_name(first, last)
         segment = SpoolFile(path, first, last, level=seal.level, lanes=self._lanes)
-        if not slot.is_finished(segment):
-            content = image.build([files.encode_seal(self._lanes, seal), *self._frames])
-            yield
-            if not self._room(len(content)):
-                return
+        content = image.build([files.encode_seal(self._lanes, seal), *self._frames])
+        yield
+        present = [file for file in self._sources if file in slot.files]  # the others were forgotten meanwhile
+        if slot.is_finished(segment):
+            slot.retire(present)
+        elif self._room(len(content)):
             disk.replace_durably(path, content)
             segment.measure()
-        present = [file for file in self._sources if file in slot.files]  # the others were forgotten meanwhile
-        if present:
             slot.replace(present, segment)

@@ -39,6 +39,8 @@ class Cursor:
         self._turn, positions = _newest(path)
         self.positions = positions if self._turn else None
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+        if not self._turn:
+            os.ftruncate(self._file, 0)  # a place that cannot be read now must not be believed later
         with suppress(OSError):
             os.posix_fallocate(self._file, 0, SIZE)
 

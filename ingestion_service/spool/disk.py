@@ -83,6 +83,12 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def sync(path: Path) -> None:
+    """Makes what lies in a file durable, where there is one and the disk can: best effort."""
+    with suppress(OSError), _opened(path, os.O_RDWR) as descriptor:
+        os.fdatasync(descriptor)
+
+
 def replace_durably(path: Path, data: bytes) -> None:
     """A file that survives a power cut once this returns, its name too; the old one is replaced whole or not at all.
 

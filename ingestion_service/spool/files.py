@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from event_core.codec import Record
 from ingestion_service.spool import disk, image, wal
 from ingestion_service.spool.damaged import Damaged
-from ingestion_service.spool.frame import Frame, Group, Kind, Unpack, decode_records, encode, parse, split_rows
+from ingestion_service.spool.frame import Frame, Group, Kind, Unpack, decode_records, encode, split_rows
 from ingestion_service.spool.journal import LOG_SUFFIX, SUFFIX, seal_groups
 from ingestion_service.spool.lane import Lane
 from ingestion_service.spool.runs import Runs
@@ -129,11 +129,17 @@ class SpoolFile:
         with suppress(OSError):
             directory.mkdir(exist_ok=True)
         for path in (self.log, self.path):
-            if path.exists():
-                name = f"{path.parent.name}.{path.name}"
-                taken = sum(1 for other in directory.glob(f"{name}*"))
-                with suppress(OSError):
-                    path.rename(directory / (f"{name}.{taken}" if taken else name))
+            with suppress(OSError):
+                path.rename(_unused(directory / f"{path.parent.name}.{path.name}"))
+
+
+def _unused(path: Path) -> Path:
+    """``path``, or one like it where it is taken."""
+    number, target = 0, path
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.{number}")
+    return target
 
 
 def order(file: SpoolFile) -> tuple[int, int, bool]:
@@ -161,19 +167,25 @@ def named(path: Path) -> SpoolFile | None:
 def read_content(database: bytes, log: bytes) -> Content:
     """The content of a file from its bytes and its log's."""
     whole = wal.overlay(database, log, image.PAGE)
-    frames, sound = image.read(whole.image, suspect=whole.broken > 0, pages=whole.pages)
+    frames, sound = image.select(whole.image)
+    content = _content(frames.values(), sound=sound and not whole.broken)
+    if content.sound and content.seal is not None and not content.missing({}):
+        return content
+    # Where nothing says that this is all, a damaged tree of pages may hide rows from SQLite.
+    more = image.search(whole.image, whole.pages)
+    if more.keys() <= frames.keys():
+        return content
+    return _content({**frames, **more}.values(), sound=False)
+
+
+def _content(frames: Iterable[Frame], *, sound: bool) -> Content:
     pieces: dict[Lane, list[Piece]] = {}
     seal, size = None, 0
-    for data in frames.values():
-        frame = parse(data)
+    for frame in frames:
         if frame.kind is Kind.SEAL:
             seal = frame
             continue
-        try:
-            parts = split_rows(frame) if frame.kind is Kind.ROWS else [frame.payload] * len(frame.groups)
-        except Damaged:
-            sound = False
-            continue
+        parts = split_rows(frame) if frame.kind is Kind.ROWS else [frame.payload] * len(frame.groups)
         for group, part in zip(frame.groups, parts, strict=True):
             pieces.setdefault(group.lane, []).append(Piece(group, frame.kind, part))
             size += len(part)
@@ -196,5 +208,7 @@ def encode_seal(lanes: Mapping[Lane, Runs], seal: Seal) -> bytes:
 def decode_seal(frame: Frame | None) -> Seal:
     if frame is None or not frame.payload:
         return Seal()
-    given = json.loads(frame.payload)
-    return Seal(given["level"], given["damaged"])
+    with suppress(ValueError, LookupError, TypeError):  # the checksum is right: another version wrote it
+        given = json.loads(frame.payload)
+        return Seal(int(given["level"]), [str(name) for name in given["damaged"]])
+    return Seal()

@@ -2,8 +2,9 @@
 
 ::
 
-    crc32 u32 | kind u8 | groups u16 | group … | payload          (little-endian; the checksum is over all behind it)
-    group: start u64 | skipped u32 | records u32 | size u32 | number u32 | of u32 | topic length u8 | topic
+    crc32 u32 | kind u8 | body             (little-endian; the checksum is over all behind it)
+    body:  topics u16 | groups u16 | (length u16 | UTF-8) of each topic | group … | payload     (of ROWS in one zstd frame)
+    group: topic u32 | number u32 | of u32 | start u64 | skipped u32 | records u32 | size u32
 
 A record's *position* is its number within its lane and slot: it never changes and is never given twice, so files that
 overlap, a segment beside the journals it replaces or a cursor from before a crash cannot mislead a reader. ``skipped``
@@ -25,8 +26,10 @@ from event_core.codec import Record
 from ingestion_service.spool.damaged import Damaged
 from ingestion_service.spool.lane import Lane
 
-_HEAD: Final = struct.Struct("<IBH")
-_GROUP: Final = struct.Struct("<QIIIIIB")
+_HEAD: Final = struct.Struct("<IB")
+_COUNTS: Final = struct.Struct("<HH")
+_LENGTH: Final = struct.Struct("<H")
+_GROUP: Final = struct.Struct("<IIIQIII")
 _RECORD: Final = struct.Struct("<IIH")
 _HEADER: Final = struct.Struct("<HI")
 _CHECKSUM_BYTES: Final = 4
@@ -53,7 +56,7 @@ class Kind(IntEnum):
     SEAL = 0x50
     """The last word of a finished file: which positions it holds."""
     ROWS = 0x51
-    """One append: records of several lanes, group after group, compressed with zstd."""
+    """One append: records of several lanes, group after group."""
     PACKED = 0x52
     """Records of one lane in columns (columns.py)."""
 
@@ -80,15 +83,18 @@ class Frame(NamedTuple):
 
 def encode(kind: Kind, groups: Sequence[Group], payload: bytes) -> bytes:
     """The bytes of a frame."""
-    parts = []
-    for (topic, number, of), start, skipped, count, size in groups:
+    topics = list(dict.fromkeys(group.lane.topic for group in groups))
+    parts = [_COUNTS.pack(len(topics), len(groups))]
+    for topic in topics:
         name = topic.encode()
-        parts.append(_GROUP.pack(start, skipped, count, size, number, of, len(name)))
-        parts.append(name)
+        parts += (_LENGTH.pack(len(name)), name)
+    for (topic, number, of), *rest in groups:
+        parts.append(_GROUP.pack(topics.index(topic), number, of, *rest))
     parts.append(payload)
     body = b"".join(parts)
-    head = _HEAD.pack(0, kind, len(groups))[_CHECKSUM_BYTES:]
-    return crc32(body, crc32(head)).to_bytes(_CHECKSUM_BYTES, "little") + head + body
+    if kind is Kind.ROWS:
+        body = _codecs.compressor.compress(body)
+    return crc32(body, crc32(bytes((kind,)))).to_bytes(_CHECKSUM_BYTES, "little") + bytes((kind,)) + body
 
 
 def parse(data: object) -> Frame:
@@ -99,18 +105,26 @@ def parse(data: object) -> Frame:
     """
     if not isinstance(data, bytes) or len(data) < _HEAD.size:
         raise Damaged("too short for a frame")
-    checksum, kind, count = _HEAD.unpack_from(data)
+    checksum, code = _HEAD.unpack_from(data)
     if crc32(memoryview(data)[_CHECKSUM_BYTES:]) != checksum:
         raise Damaged("the frame's checksum differs")
-    groups, at = [], _HEAD.size
+    topics, groups = [], []
     try:
-        for _ in range(count):
-            start, skipped, records, size, number, of, length = _GROUP.unpack_from(data, at)
-            at += _GROUP.size
-            groups.append(Group(Lane(data[at : at + length].decode(), number, of), start, skipped, records, size))
-            at += length
-        return Frame(Kind(kind), groups, data[at:])
-    except (struct.error, ValueError) as error:  # the checksum is right: another version wrote it
+        kind, body = Kind(code), data[_HEAD.size :]
+        if kind is Kind.ROWS:
+            body = _codecs.decompressor.decompress(body)
+        topic_count, group_count = _COUNTS.unpack_from(body)
+        at = _COUNTS.size
+        for _ in range(topic_count):
+            (length,) = _LENGTH.unpack_from(body, at)
+            at += _LENGTH.size + length
+            topics.append(body[at - length : at].decode())
+        end = at + group_count * _GROUP.size
+        for topic, number, of, *rest in _GROUP.iter_unpack(body[at:end]):
+            groups.append(Group(Lane(topics[topic], number, of), *rest))
+        return Frame(kind, groups, body[end:])
+    except (LookupError, ValueError, struct.error, zstandard.ZstdError) as error:
+        # The checksum is right: another version wrote it.
         raise Damaged(f"not a frame of this version: {error}") from None
 
 
@@ -159,25 +173,13 @@ def encode_rows(groups: Sequence[tuple[Lane, int, int, Sequence[Record]]]) -> tu
         part = encode_records(records)
         parts.append(part)
         named.append(Group(lane, start, skipped, len(records), len(part)))
-    payload = _codecs.compressor.compress(b"".join(parts))
-    return encode(Kind.ROWS, named, payload), named
+    return encode(Kind.ROWS, named, b"".join(parts)), named
 
 
 def split_rows(frame: Frame) -> list[bytes]:
-    """What ``decode_records`` takes, one for each group of a ROWS frame.
-
-    Raises:
-        Damaged: the payload is not what its groups say.
-    """
-    total = sum(group.size for group in frame.groups)
-    try:
-        data = _codecs.decompressor.decompress(frame.payload, max_output_size=total)
-    except zstandard.ZstdError as error:
-        raise Damaged(f"rows cannot be decompressed: {error}") from None
-    if len(data) != total:
-        raise Damaged("rows have another size than they should")
+    """What ``decode_records`` takes, one for each group of a ROWS frame."""
     parts, at = [], 0
     for group in frame.groups:
-        parts.append(data[at : at + group.size])
+        parts.append(frame.payload[at : at + group.size])
         at += group.size
     return parts

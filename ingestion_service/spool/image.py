@@ -13,13 +13,13 @@ from itertools import chain
 from typing import Final
 
 from ingestion_service.spool.damaged import Damaged
-from ingestion_service.spool.frame import parse
+from ingestion_service.spool.frame import Frame, parse
 
 PAGE: Final = 1024
 """Bytes of a page. A commit writes every page that it touches, and of a blob's last page half is wasted."""
 INSERT: Final = "INSERT INTO frames (id, frame) VALUES (?, ?)"
 _CREATE: Final = "CREATE TABLE frames (id INTEGER PRIMARY KEY, frame BLOB NOT NULL)"
-_SELECT: Final = "SELECT id, frame FROM frames ORDER BY id"
+_SELECT: Final = "SELECT frame FROM frames"
 _VERSIONS: Final = slice(18, 20)
 _ROLLBACK, _WAL = b"\x01\x01", b"\x02\x02"
 _LEAF: Final = 0x0D
@@ -41,43 +41,43 @@ def build(frames: Iterable[bytes], *, wal: bool = False) -> bytes:
     return bytes(image)
 
 
-def read(image: bytes, *, suspect: bool = False, pages: Sequence[bytes] = ()) -> tuple[dict[int, bytes], bool]:
-    """The frames of an image by number, each as it was written; and whether that is all there was.
-
-    ``suspect``: the image is known to be damaged. What SQLite cannot read is looked for page by page, in ``pages`` (older
-    states of some) too.
-    """
-    found: dict[int, bytes] = {}
-    sound = not suspect and len(image) > 0
+def select(image: bytes) -> tuple[dict[bytes, Frame], bool]:
+    """The frames that SQLite finds in an image, by their bytes; False where it met something wrong."""
+    found: dict[bytes, Frame] = {}
     try:
         with closing(sqlite3.connect(":memory:")) as database:
             patched = bytearray(image)
             patched[_VERSIONS] = _ROLLBACK  # there is no log beside a database in memory
             database.deserialize(bytes(patched))
             database.execute("PRAGMA cell_size_check=ON")
-            for number, frame in database.execute(_SELECT):
-                sound &= _keep(found, number, frame)
-    except (sqlite3.Error, MemoryError, OverflowError):
-        sound = False
-    if not sound:
-        for number, frame in _scan(image, pages):
-            _keep(found, number, frame)
-    return dict(sorted(found.items())), sound
+            sound = len(image) > 0
+            for (data,) in database.execute(_SELECT):
+                sound &= _keep(found, data)
+            return found, sound
+    except (sqlite3.Error, ValueError, MemoryError, OverflowError):  # whatever damaged bytes make of names and sizes
+        return found, False
 
 
-def _keep(found: dict[int, bytes], number: object, frame: object) -> bool:
+def search(image: bytes, pages: Sequence[bytes] = ()) -> dict[bytes, Frame]:
+    """The frames in every page that looks like one of a table, whatever points to it; ``pages``: older states of some."""
+    found: dict[bytes, Frame] = {}
+    for data in _scan(image, pages):
+        _keep(found, data)
+    return found
+
+
+def _keep(found: dict[bytes, Frame], data: object) -> bool:
     """Keeps a frame whose checksum is right."""
     try:
-        parse(frame)
+        frame = parse(data)
     except Damaged:
         return False
-    if isinstance(number, int) and isinstance(frame, bytes):
-        found.setdefault(number, frame)
+    if isinstance(data, bytes):
+        found[data] = frame
     return True
 
 
-def _scan(image: bytes, pages: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Every row of every page that still looks like a leaf of a table, whatever points to it."""
+def _scan(image: bytes, pages: Sequence[bytes]) -> Iterator[bytes]:
     every = chain((image[start : start + PAGE] for start in range(0, len(image), PAGE)), pages)
     for page in every:
         header = _FILE_HEADER if page.startswith(_MAGIC) else 0
@@ -92,10 +92,10 @@ def _scan(image: bytes, pages: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
                 continue
 
 
-def _cell(image: bytes, page: bytes, at: int) -> tuple[int, bytes]:
-    """A row: its payload's size, its number, its columns; what does not fit in follows on a chain of pages."""
+def _cell(image: bytes, page: bytes, at: int) -> bytes:
+    """A row's frame. A row is its payload's size, its number, its columns; what does not fit in follows on a chain of pages."""
     size, at = _varint(page, at)
-    number, at = _varint(page, at)
+    _, at = _varint(page, at)
     if size > len(image):
         raise Damaged("a cell larger than the file")
     payload = bytearray(page[at : at + _local(size)])
@@ -113,7 +113,7 @@ def _cell(image: bytes, page: bytes, at: int) -> tuple[int, bytes]:
     kind, at = _varint(payload, at)
     if at != columns or kind < 12 or kind % 2:
         raise Damaged("not a row of frames")
-    return number, bytes(payload[at : at + (kind - 12) // 2])
+    return bytes(payload[at : at + (kind - 12) // 2])
 
 
 def _local(size: int) -> int:

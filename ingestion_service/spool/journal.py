@@ -124,6 +124,13 @@ class Journal:
         self.size = disk.occupied(log) + max(disk.size_of(self.path), disk.occupied(self._pages) if self._pages else 0)
 
 
+def disk_full() -> BufferFull:
+    """Not the limit: the file system has no room left."""
+    return BufferFull(
+        "the disk of the buffer is full: make room on it, or wait until Kafka has drained it", retry_after=5
+    )
+
+
 def failure(error: OSError | sqlite3.Error) -> BufferFull | BufferBroken:
     """What a failed write means to the one who waits for it."""
     if isinstance(error, OSError):
@@ -132,7 +139,5 @@ def failure(error: OSError | sqlite3.Error) -> BufferFull | BufferBroken:
         code = getattr(error, "sqlite_errorcode", None)
         full = code is not None and code & _PRIMARY == sqlite3.SQLITE_FULL
     if full:
-        return BufferFull(
-            "the disk of the buffer is full: make room on it, or wait until Kafka has drained it", retry_after=5
-        )
+        return disk_full()
     return BufferBroken(f"the disk of the buffer did not take the events: {error}", retry_after=1)

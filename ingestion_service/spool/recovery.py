@@ -28,6 +28,8 @@ def recover(directory: Path, forgotten: Mapping[Lane, int] | None, damage: Damag
         if segment is not None and not segment.damaged:
             damage.dispose(file, aside=file.path.name in replaced)
             continue
+        # A kill leaves rows that were never synced; they count from now on, so a power cut must not take them.
+        disk.sync(file.log)
         content = file.content()
         file.lanes = content.runs()
         file.measure()

@@ -37,18 +37,22 @@ class Slot:
     """The finished files of a slot, and how far each lane of them was read and forgotten."""
 
     def __init__(self, directory: Path, damage: Damage, unpack: Unpack) -> None:
-        """Takes the slot and recovers it. Raises SlotTaken or OSError."""
+        """Takes the slot and recovers it; ``doubtful``: there may be records that could not be read this time.
+
+        Raises SlotTaken or OSError.
+        """
         self.directory = directory
         self._damage = damage
         self._unpack = unpack
         self._guard = Lock()
         self._files: list[SpoolFile] = []
+        self.changes = 0
+        """Grows with each change of what its files are or of what is wanted of them."""
         self._waiting: dict[Lane, int] = {}
         self._read: dict[Lane, int] = {}
         self._early: dict[Lane, dict[int, int]] = {}
         self._cache: OrderedDict[SpoolFile, Content] = OrderedDict()
         self._decoded: dict[Lane, tuple[Piece, list[Record]]] = {}
-        directory.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(directory / LOCK_NAME)
         try:
             self._cursor = cursor.Cursor(directory / cursor.NAME)
@@ -68,6 +72,9 @@ class Slot:
             for lane, runs in file.lanes.items():
                 live = runs.count_between(self.forgotten.get(lane, 0), runs.end)
                 self._waiting[lane] = self._waiting.get(lane, 0) + live
+        # Also of files that go now: a name is not given again while one of them might still be there.
+        self.last_number = max((file.last for file in self._files), default=0)
+        self.doubtful = any(file.damaged for file in self._files)
         self._cursor.write(self.forgotten, durably=False)
         self.retire([file for file in self._files if self.is_finished(file)])
 
@@ -97,14 +104,11 @@ class Slot:
                 ends[lane] = max(ends.get(lane, 0), runs.end)
         return ends
 
-    @property
-    def last_number(self) -> int:
-        return max((file.last for file in self.files), default=0)
-
     def add(self, file: SpoolFile) -> None:
         """Takes a file that its writer has finished; it holds positions behind all others."""
         with self._guard:
             self._files.append(file)
+            self.changes += 1
             self._size += file.size
             for lane, runs in file.lanes.items():
                 self._waiting[lane] = self._waiting.get(lane, 0) + runs.count
@@ -164,6 +168,7 @@ class Slot:
         done = sum(file.lanes[lane].count_between(before, forgotten) for file in files_now if lane in file.lanes)
         self.forgotten[lane] = forgotten
         with self._guard:
+            self.changes += 1
             self._waiting[lane] = self._waiting.get(lane, 0) - done
         finished = [file for file in files_now if lane in file.lanes and self.is_finished(file)]
         # What is unlinked must never look lost to the process after this one.
@@ -182,7 +187,10 @@ class Slot:
         freed = 0
         for file in gone:
             with self._guard:
+                if file not in self._files:
+                    continue
                 self._files.remove(file)
+                self.changes += 1
                 self._size -= file.size
             self._cache.pop(file, None)
             freed += file.size
@@ -193,9 +201,10 @@ class Slot:
         """Puts a segment, which is on disk and durable, into the place of its sources and unlinks them."""
         sources = list(sources)
         with self._guard:
-            self._files.insert(self._files.index(sources[0]), segment)
-            for file in sources:
-                self._files.remove(file)
+            self._files = [file for file in self._files if file not in sources]
+            index = sum(1 for file in self._files if file.first < segment.first)
+            self._files.insert(index, segment)
+            self.changes += 1
             self._size += segment.size - sum(file.size for file in sources)
         for file in sources:
             self._cache.pop(file, None)
@@ -272,9 +281,12 @@ def _lock(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         raise SlotTaken(path.parent.name) from None
+    except OSError:
+        os.close(descriptor)
+        raise
     with suppress(OSError):  # only for people: a full disk must not stop a start
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -32,9 +32,11 @@ from ingestion_service.spool.tuning import DEFAULT, Tuning
 
 MAX_SLOTS: Final = 1024
 _SCAN_SECONDS: Final = 1.0
+_REST_SECONDS: Final = 2.0
 _DRAIN_SECONDS: Final = 10.0
 _MAX_RETRY_AFTER: Final = 60
-_EAGER: Final = 0.5
+_EAGER: Final = 0.9
+_GAP: Final = 1 << 24
 _log = get_logger(__name__)
 
 
@@ -73,14 +75,16 @@ class SpoolStore:
         self._slots = [slot]
         self.damaged = damaged
         self.max_bytes = max_bytes
-        self._codec = codec
+        self._pack, self._unpack = codec
         self._tuning = tuning
         self._clock = clock
         self._guard = Lock()
         self._journal: Journal | None = None
         self._appended: dict[Lane, int] = {}
-        self._next = slot.ends
-        self._skipped: dict[Lane, int] = {}
+        # What could not be read this time may be read another time: its positions must not be given again.
+        self._gap = _GAP if slot.doubtful else 0
+        self._next = {lane: end + self._gap for lane, end in slot.ends.items()}
+        self._skipped = dict.fromkeys(self._next, self._gap)
         self._number = slot.last_number
         self._ballast = ballast.Ballast(slot.directory / ballast.NAME, clock)
         self._others = 0
@@ -88,6 +92,8 @@ class SpoolStore:
         self._freed: deque[tuple[float, int]] = deque()
         self._compaction: Iterator[None] | None = None
         self._compaction_rests_until = -math.inf
+        self._compaction_failed = False
+        self._nothing_to_compact: tuple[object, ...] = ()
         self._seal_log_bytes = min(tuning.seal_log_bytes, max_bytes // 8)
 
     @classmethod
@@ -135,14 +141,18 @@ class SpoolStore:
         """
         if not entries:
             return
-        if not self._ballast.hold(self.max_bytes - self.size_bytes):
+        room = self.max_bytes - self.size_bytes
+        if not self._ballast.hold(room):
             self.seal()
-            raise self._full()
+            raise self._full() if room < ballast.SIZE else journal.disk_full()
         by_lane: dict[Lane, list[Record]] = {}
         for lane, record in entries:
             by_lane.setdefault(lane, []).append(record)
         data, groups = frame.encode_rows(
-            [(lane, self._next.get(lane, 0), self._skipped.get(lane, 0), records) for lane, records in by_lane.items()]
+            [
+                (lane, self._next.get(lane, self._gap), self._skipped.get(lane, self._gap), records)
+                for lane, records in by_lane.items()
+            ]
         )
         need = journal.cost(len(data)) + (journal.NEW_BYTES if self._journal is None else 0)
         if self.size_bytes + need > self.max_bytes:
@@ -159,7 +169,7 @@ class SpoolStore:
             for group in groups:
                 self._next[group.lane] = group.end
                 self._appended[group.lane] = self._appended.get(group.lane, 0) + group.records
-                self._skipped.pop(group.lane, None)
+                self._skipped[group.lane] = 0
         if (
             self._journal.log_bytes >= self._seal_log_bytes
             or self._journal.raw_bytes >= self._tuning.seal_raw_bytes
@@ -181,7 +191,7 @@ class SpoolStore:
         """The journal ends here; the positions of what it did not take are never given again."""
         for group in groups:
             self._next[group.lane] = group.end
-            self._skipped[group.lane] = self._skipped.get(group.lane, 0) + group.records
+            self._skipped[group.lane] = group.skipped + group.records
         if isinstance(error, BufferFull):
             self._ballast.release()
         failed = self._journal
@@ -262,25 +272,31 @@ class SpoolStore:
             while self._compaction is not None:
                 if next(self._compaction, self) is self:
                     self._compaction = None
+                    self._compaction_failed = False
                 elif perf_counter() >= until:
                     break
         except OSError as error:
             self._compaction = None
-            self._compaction_rests_until = self._clock() + 1.0
             if error.errno in disk.FULL and self._ballast.release():
-                self._compaction_rests_until = -math.inf
-            else:
-                _log.warning("the disk buffer could not be compacted; this is tried again", error=str(error))
+                return True
+            self._compaction_rests_until = self._clock() + _REST_SECONDS
+            if not self._compaction_failed:
+                _log.warning("the disk buffer could not be compacted; this is tried again and again", error=str(error))
+            self._compaction_failed = True
         return True
 
     def _begin_compaction(self) -> bool:
         if self._clock() < self._compaction_rests_until:
             return False
         eager = self.size_bytes > self.max_bytes * _EAGER or not self._ballast.size
+        state = (eager, *((slot, slot.changes) for slot in self._slots))
+        if state == self._nothing_to_compact:
+            return False
         for slot in self._slots:
             if sources := choose(slot, self._tuning, eager=eager):
-                self._compaction = Compaction(slot, sources, self._codec, self._room, self._tuning).steps()
+                self._compaction = Compaction(slot, sources, self._pack, self._room, self._tuning).steps()
                 return True
+        self._nothing_to_compact = state
         return False
 
     def _room(self, size: int) -> bool:
@@ -290,7 +306,7 @@ class SpoolStore:
         self._ballast.release()
         fits = self.size_bytes + disk.occupied(size) <= self.max_bytes
         if not fits:
-            self._compaction_rests_until = self._clock() + 1.0
+            self._compaction_rests_until = self._clock() + _REST_SECONDS
         return fits
 
     def adopt_orphans(self) -> int:
@@ -301,7 +317,7 @@ class SpoolStore:
             if path in held or not any(files.named(each) for each in path.iterdir()):
                 continue
             try:
-                slot = Slot(path, self.damaged, self._codec[1])
+                slot = Slot(path, self.damaged, self._unpack)
             except SlotTaken:
                 continue
             disk.remove(path / ballast.NAME)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,14 +22,15 @@ from rich.console import Console
 
 from event_core.clock import rfc3339
 from event_core.settings import ENV_FILE
-from tests.benchmarks import consumer, ingestion, latency, machine
+from tests.benchmarks import collect, consumer, ingestion, latency, machine, spool, steady
 from tests.benchmarks.generator import choose
 from tests.benchmarks.report import Results, print_report
 from tests.benchmarks.servers import DURABLE, PARTITIONS, Servers
 from tests.support.backend import open_backend
 from tests.support.process import ROOT
 
-PARTS = ("ingestion", "consumer", "latency")
+PARTS = ("ingestion", "collect", "steady", "spool", "consumer", "latency")
+SETTINGS = ("rounds", "seconds", "steady_rounds", "steady_seconds", "spool_events", "rows", "naive_rows")
 
 
 def say(line: str) -> None:
@@ -39,14 +41,18 @@ def say(line: str) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure ingestion, the consumer and POST-to-visible latency on real Kafka and Postgres of its own.",
+        description="Measure ingestion, the disk buffer, the consumer and POST-to-visible latency on real Kafka and Postgres.",
         epilog="Exit status: 0 measured (whether or not targets are met), 1 something failed, 130 interrupted.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--only", choices=PARTS, help="one part instead of all three")
-    add("--rounds", type=int, default=3, help="of each measurement; ours and the baseline take turns")
-    add("--seconds", type=float, default=8.0, help="measured seconds of an ingestion or latency round")
+    add("--only", choices=PARTS, action="append", help="one part instead of all; may be given again")
+    add("--rounds", type=int, default=3, help="of each measurement; ours and the baselines take turns")
+    add("--seconds", type=float, default=5.0, help="measured seconds of a closed-loop or latency round")
+    add("--steady-rounds", type=int, default=1, help="of the outage under steady load, which takes a minute each")
+    add("--steady-seconds", type=float, default=10.0, help="measured seconds with Kafka up, and again with it gone")
+    add("--spool-events", type=int, default=400_000, help="events that the disk buffer is given")
+    add("--full", action="store_true", help=f"give it {spool.HALF_AN_HOUR:,}: 30 minutes of 2,000 per second")
     add("--rows", type=int, default=300_000, help="events in the consumer's preloaded topic")
     add("--naive-rows", type=int, default=60_000, help="events for the consumer's baseline; a multiple of 100")
     add("--json", type=Path, default=Path("bench-results/latest.json"), metavar="FILE", help="where the figures go")
@@ -59,7 +65,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("at least 1 round, 1 second and 20,000 rows")
     if options.naive_rows < 1_000 or options.naive_rows % 100:
         parser.error("--naive-rows: at least 1,000, and a multiple of 100")
-    if options.only in (None, "latency") and options.seconds * latency.PROBES_PER_SECOND < latency.ANALYTICS_EVERY:
+    if options.full:
+        options.spool_events = spool.HALF_AN_HOUR
+    if options.steady_rounds < 1 or options.steady_seconds < 1 or options.spool_events < 10_000:
+        parser.error("at least 1 steady round, 1 steady second and 10,000 spooled events")
+    if "latency" in (options.only or PARTS) and options.seconds * latency.PROBES_PER_SECOND < latency.ANALYTICS_EVERY:
         parser.error("--seconds is too short for a latency round")
     return options
 
@@ -67,11 +77,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def measure(options: argparse.Namespace, servers: Servers) -> Results:
     """Runs the parts that are asked for."""
     results = Results()
-    wanted = PARTS if options.only is None else (options.only,)
+    wanted = options.only or PARTS
     if "ingestion" in wanted:
         results.ingestion = ingestion.run(
             servers, options.generator, rounds=options.rounds, seconds=options.seconds, say=say
         )
+    if "collect" in wanted:
+        results.collect = collect.run(
+            servers, options.generator, rounds=options.rounds, seconds=options.seconds, say=say
+        )
+    if "steady" in wanted:
+        results.steady = steady.run(servers, rounds=options.steady_rounds, seconds=options.steady_seconds, say=say)
+    if "spool" in wanted:
+        results.spool = spool.run(servers, events=options.spool_events, say=say)
     if "consumer" in wanted:
         results.consumer, results.message_bytes = consumer.run(
             servers, rounds=options.rounds, rows=options.rows, naive_rows=options.naive_rows, say=say
@@ -83,6 +101,7 @@ def measure(options: argparse.Namespace, servers: Servers) -> Results:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left running
     options.generator = choose(options.generator)
     if options.backend != "auto":
         os.environ["TEST_BACKEND"] = options.backend
@@ -119,9 +138,10 @@ def main(arguments: list[str] | None = None) -> int:
         "generator": options.generator,
         "machine": facts,
         "settings": {
-            **{name: getattr(options, name) for name in ("rounds", "seconds", "rows", "naive_rows")},
+            **{name: getattr(options, name) for name in SETTINGS},
             "partitions": PARTITIONS,
             "services": DURABLE,
+            "spool_codec": spool.CODEC,
             "latency_rate": latency.RATE,
             "probes_per_second": latency.PROBES_PER_SECOND,
         },
@@ -129,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print_report(results, facts, Console(width=max(100, Console().width)))
+    print_report(results, facts, Console(width=max(130, Console().width)))
     say(f"written to {options.json}")
     return 0
 

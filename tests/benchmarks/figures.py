@@ -35,23 +35,32 @@ class Side:
 
 @dataclass
 class Comparison:
-    """Ours and the baseline, in rounds that alternate."""
+    """Ours and what it is compared with, in rounds that alternate. A side may have no rounds.
+
+    ``naive`` is what tutorials lead to, ``bare`` the least that can be done: the one should be slower, the other is faster.
+    """
 
     ours: Side = field(default_factory=Side)
     naive: Side = field(default_factory=Side)
+    bare: Side = field(default_factory=Side)
 
-    def ratio(self, name: str) -> float:
-        """The median of ours/baseline of each pair of neighbouring rounds, so that a drifting machine cancels out."""
-        pairs = [(a[name], b[name]) for a, b in zip(self.ours.rounds, self.naive.rounds, strict=False)]
+    def ratio(self, name: str, beside: str = "naive") -> float:
+        """The median of ours/other of each pair of neighbouring rounds, so that a drifting machine cancels out."""
+        other: Side = getattr(self, beside)
+        pairs = [(a[name], b[name]) for a, b in zip(self.ours.rounds, other.rounds, strict=False)]
         ratios = [a / b for a, b in pairs if b]
         return round(median(ratios), 2) if ratios else math.nan
 
     def as_json(self, ratios: Sequence[str]) -> dict[str, object]:
-        return {
-            "ours": self.ours.as_json(),
-            "naive": self.naive.as_json(),
-            "ratio": {name: self.ratio(name) for name in ratios},
-        }
+        found: dict[str, object] = {"ours": self.ours.as_json()}
+        for beside in ("naive", "bare"):
+            other: Side = getattr(self, beside)
+            if other.rounds:
+                found[beside] = other.as_json()
+                found["ratio" if beside == "naive" else "ratio_to_bare"] = {
+                    name: self.ratio(name, beside) for name in ratios
+                }
+        return found
 
 
 def quantiles(values: Sequence[float], wanted: Mapping[str, float]) -> Figures:

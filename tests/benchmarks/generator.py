@@ -20,6 +20,10 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from tests.benchmarks.bodies import Bodies, read
+from tests.benchmarks.figures import quantiles
+
+QUANTILES = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}
 _END_OF_HEAD = b"\r\n\r\n"
 _LENGTH = b"content-length:"
 
@@ -35,6 +39,7 @@ class Load:
     broken: int
     p50_ms: float
     p99_ms: float
+    p999_ms: float
     max_ms: float
     cpu_share: float
 
@@ -47,29 +52,19 @@ def choose(wanted: str) -> str:
     return wanted if wanted != "auto" else "wrk" if there else "own"
 
 
-def drive(program: str, url: str, bodies: Path, *, connections: int, seconds: float) -> Load:
-    """Loads ``url`` with the lines of ``bodies`` for ``seconds``; ``program`` as of ``choose``.
+def drive(program: str, url: str, bodies: Bodies, *, connections: int, seconds: float, start: int = 0) -> Load:
+    """Loads ``url`` with ``bodies`` in turn, from number ``start`` on, for ``seconds``; ``program`` as of ``choose``.
 
     Raises:
         RuntimeError: the generator failed.
     """
+    given = [str(bodies.path), str(start % bodies.number), bodies.encoding]
     if program == "wrk":
         script = str(Path(__file__).with_name("post.lua"))
         whole = max(1, round(seconds))
-        command = [
-            "wrk",
-            "-t1",
-            f"-c{connections}",
-            f"-d{whole}s",
-            "--timeout=10s",
-            "-s",
-            script,
-            url,
-            "--",
-            str(bodies),
-        ]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{whole}s", "--timeout=10s", "-s", script, url, "--", *given]
     else:
-        command = [sys.executable, "-m", __spec__.name, url, str(bodies), str(connections), str(seconds)]
+        command = [sys.executable, "-m", __spec__.name, url, *given, str(connections), str(seconds)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -84,9 +79,9 @@ def drive(program: str, url: str, bodies: Path, *, connections: int, seconds: fl
 class _Run:
     """What the connections share."""
 
-    def __init__(self, requests: Sequence[bytes], seconds: float) -> None:
+    def __init__(self, requests: Sequence[bytes], position: int, seconds: float) -> None:
         self.requests = requests
-        self.position = 0
+        self.position = position
         self.deadline = time.perf_counter() + seconds
         self.times: list[float] = []
         self.refused = self.broken = 0
@@ -143,12 +138,16 @@ class _Connection(asyncio.Protocol):
         self._transport.close()
 
 
-async def _load(url: str, bodies: Path, connections: int, seconds: float) -> dict[str, float]:
+async def _load(options: argparse.Namespace) -> dict[str, float]:
+    url, connections, seconds = options.url, options.connections, options.seconds
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
-    head = f"POST {parts.path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: "
-    requests = [b"%s%d\r\n\r\n%s" % (head.encode(), len(body), body) for body in bodies.read_bytes().splitlines()]
-    run = _Run(requests, seconds)
+    encoding = f"Content-Encoding: {options.encoding}\r\n" if options.encoding else ""
+    head = (
+        f"POST {parts.path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        f"{encoding}Content-Length: "
+    ).encode()
+    run = _Run([b"%b%d\r\n\r\n%b" % (head, len(body), body) for body in read(options.bodies)], options.start, seconds)
     began = time.perf_counter()
     loop = asyncio.get_running_loop()
     made = await asyncio.gather(
@@ -156,15 +155,13 @@ async def _load(url: str, bodies: Path, connections: int, seconds: float) -> dic
     )
     await asyncio.wait([protocol.ended for _, protocol in made], timeout=seconds + 30)
     elapsed = time.perf_counter() - began
-    ordered = sorted(run.times) or [0.0]
+    latencies = quantiles([seconds * 1e3 for seconds in run.times] or [0.0], QUANTILES)
     return {
         "requests": len(run.times),
         "seconds": elapsed,
         "refused": run.refused,
         "broken": run.broken,
-        "p50_ms": round(ordered[len(ordered) // 2] * 1e3, 3),
-        "p99_ms": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1e3, 3),
-        "max_ms": round(ordered[-1] * 1e3, 3),
+        **latencies,
     }
 
 
@@ -172,11 +169,12 @@ def main() -> None:
     """Prints one line of JSON."""
     parser = argparse.ArgumentParser(description="Closed-loop load, one request in flight per connection.")
     parser.add_argument("url")
-    parser.add_argument("bodies", type=Path, help="file with one body a line")
+    parser.add_argument("bodies", type=Path, help="file of bodies.write")
+    parser.add_argument("start", type=int, help="number of the body to begin after")
+    parser.add_argument("encoding", help="their Content-Encoding, or nothing")
     parser.add_argument("connections", type=int)
     parser.add_argument("seconds", type=float)
-    options = parser.parse_args()
-    print(json.dumps(uvloop.run(_load(options.url, options.bodies, options.connections, options.seconds))))
+    print(json.dumps(uvloop.run(_load(parser.parse_args()))))
 
 
 if __name__ == "__main__":

@@ -45,8 +45,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_peak_mib(pid: int) -> float:
-    """The most memory the process ever had resident."""
+    """The most memory the process had resident, ever or since ``reset_memory_peak``."""
     return round(int(_field(Path(f"/proc/{pid}/status"), "VmHWM").split()[0]) / 1024, 1)
+
+
+def reset_memory_peak(pid: int) -> None:
+    """From now on ``memory_peak_mib`` tells of what comes."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def postgres_cpu_seconds(connection: psycopg.Connection[tuple[object, ...]]) -> float:

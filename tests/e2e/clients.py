@@ -38,32 +38,42 @@ class Posted:
     undecided: dict[str, str] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
 
-    def add(self, other: Posted) -> None:
-        self.acknowledged += other.acknowledged
-        self.rejected |= other.rejected
-        self.undecided |= other.undecided
-        self.asked += other.asked
-
     def statuses(self) -> set[int]:
-        return {each.status for each in self.asked}
+        return {each.status for each in list(self.asked)}
 
     def seconds(self, since: float = 0.0, until: float = float("inf"), share: float = 0.99) -> float:
         """A percentile of the times of the requests that began within this span; 0 where there were none."""
-        times = sorted(each.seconds for each in self.asked if since <= each.began < until)
+        times = sorted(each.seconds for each in list(self.asked) if since <= each.began < until)
         return times[min(len(times) - 1, int(share * len(times)))] if times else 0.0
 
 
-def post_events(url: str, events: Iterable[Event], ledger: Ledger, *, workers: int = 8, within: float = 60.0) -> Posted:
-    """Posts each event alone, to /events: retries with the same event_id what may help, honours Retry-After.
+def post_events(
+    url: str,
+    events: Iterable[Event],
+    ledger: Ledger,
+    *,
+    workers: int = 8,
+    within: float = 60.0,
+    posted: Posted | None = None,
+) -> Posted:
+    """Posts each event alone, to /events: retries with the same event_id what may help, honours Retry-After. Adds to ``posted``,
+    which may be looked at meanwhile.
 
     One user's events are sent in order. After ``within`` seconds no further attempt starts; what was not even tried by
     then is in no list and not in the ledger. Anything but a reply for this very event counts as no acknowledgement.
     """
-    return _post(lambda share, posting: _one_by_one(share, posting), url, events, ledger, workers, within)
+    return _post(lambda share, posting: _one_by_one(share, posting), url, events, ledger, workers, within, posted)
 
 
 def post_batches(
-    url: str, events: Iterable[Event], ledger: Ledger, *, size: int = 100, workers: int = 4, within: float = 60.0
+    url: str,
+    events: Iterable[Event],
+    ledger: Ledger,
+    *,
+    size: int = 100,
+    workers: int = 4,
+    within: float = 60.0,
+    posted: Posted | None = None,
 ) -> Posted:
     """Posts the events in batches of ``size``, to /api/v1/collect, in both of its forms. Otherwise as ``post_events``; of a batch
     only those events are sent again whose own result says that it may help.
@@ -71,7 +81,7 @@ def post_batches(
     Raises:
         AssertionError: a reply whose counts and results contradict each other.
     """
-    return _post(lambda share, posting: _in_batches(share, posting, size), url, events, ledger, workers, within)
+    return _post(lambda share, posting: _in_batches(share, posting, size), url, events, ledger, workers, within, posted)
 
 
 class _Posting(NamedTuple):
@@ -110,8 +120,9 @@ def _post(
     ledger: Ledger,
     workers: int,
     within: float,
+    posted: Posted | None,
 ) -> Posted:
-    posted, end = Posted(), time.monotonic() + within
+    posted, end = posted or Posted(), time.monotonic() + within
     shares: list[list[Event]] = [[] for _ in range(workers)]
     for event in events:
         shares[zlib.crc32(user_of(event).encode()) % workers].append(event)

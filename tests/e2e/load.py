@@ -84,7 +84,7 @@ def mixed_events(number: int) -> Events:
 class Load:
     """Events posted in the background until ``finish``, by careful clients, which repeat what got a 503."""
 
-    def __init__(self, post: Callable[[Ledger], Posted], ledger: Ledger | None = None) -> None:
+    def __init__(self, post: Callable[[Ledger, Posted], object], ledger: Ledger | None = None) -> None:
         """``post`` is called again and again."""
         self.ledger = ledger or Ledger()
         self.posted = Posted()
@@ -93,12 +93,12 @@ class Load:
         self._thread = threading.Thread(target=self._run, args=(post,), daemon=True)
         self._thread.start()
 
-    def _run(self, post: Callable[[Ledger], Posted]) -> None:
+    def _run(self, post: Callable[[Ledger, Posted], object]) -> None:
         try:
             for _ in range(20_000):  # bounded, however the test ends
                 if self._enough.is_set():
                     return
-                self.posted.add(post(self.ledger))
+                post(self.ledger, self.posted)
         except BaseException as error:
             self.problem = error
 
@@ -123,16 +123,15 @@ def load(
     """Load on ``ingestion`` for as long as the block runs: events that ``make`` makes, alone or in batches. ``rate``: about how
     many events per second at most, where it is given."""
 
-    def post(ledger: Ledger) -> Posted:
+    def post(ledger: Ledger, posted: Posted) -> None:
         began, number = time.monotonic(), int(rate / 2) or 500
         if batches_of:
             url = ingestion.url + "/api/v1/collect"
-            posted = post_batches(url, make(number), ledger, size=batches_of, workers=workers, within=120)
+            post_batches(url, make(number), ledger, size=batches_of, workers=workers, within=120, posted=posted)
         else:
-            posted = post_events(ingestion.url + "/events", make(number), ledger, workers=workers, within=120)
+            post_events(ingestion.url + "/events", make(number), ledger, workers=workers, within=120, posted=posted)
         if rate:
             time.sleep(max(0.0, began + number / rate - time.monotonic()))
-        return posted
 
     made = Load(post, ledger)
     try:

@@ -143,7 +143,8 @@ def dead_letters(servers: str, topic: str) -> list[Record]:
 
 def quarantine(directory: Path) -> list[bytes]:
     """The original bytes of each event in the quarantine of a buffer's folder."""
-    lines = [json.loads(line) for path in sorted(directory.glob("quarantine/*.jsonl")) for line in path.open("rb")]
+    files = [path.read_bytes() for path in sorted(directory.glob("quarantine/*.jsonl"))]
+    lines = [json.loads(line) for file in files for line in file.splitlines()]
     return [
         base64.b64decode(line["value_base64"]) if "value_base64" in line else line["value"].encode() for line in lines
     ]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -12,6 +15,8 @@ from event_core.codec import Record
 from ingestion_service.spool.lane import Entry, Lane
 from ingestion_service.spool.store import Chunk, SpoolStore
 
+ROOT = Path(__file__).parents[2]
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 MIB = 1 << 20
 LANES = [Lane("events", number, 3) for number in range(3)]
 
@@ -68,3 +73,21 @@ def files_in(directory: Path) -> list[str]:
     return sorted(
         str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file() and path.name not in own
     )
+
+
+def copy_as_killed(source: Path, target: Path) -> Path:
+    """What a process leaves that is killed now, while it has ``source`` open: its files, and no lock."""
+    return Path(shutil.copytree(source, target, ignore=shutil.ignore_patterns("ballast")))
+
+
+def driver(*arguments: object) -> list[str]:
+    """The command of tests/support/spool_driver.py."""
+    return [sys.executable, "-m", "tests.support.spool_driver", *map(str, arguments)]
+
+
+def recovered(directory: Path) -> SpoolStore:
+    """The spool that a process left, up again in time."""
+    begun = time.monotonic()
+    store = SpoolStore.open(directory, max_bytes=100 * MIB)
+    assert time.monotonic() - begun < 5
+    return store

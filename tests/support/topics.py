@@ -59,8 +59,8 @@ def scan(servers: str, topic: str, visit: Callable[[Record], object]) -> None:
 
 async def _scan(servers: str, topic: str, visit: Callable[[Record], object]) -> None:
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=servers, auto_offset_reset="earliest", fetch_max_wait_ms=100)
-    await consumer.start()
     try:
+        await consumer.start()
         ends = await consumer.end_offsets(list(consumer.assignment()))
         async with asyncio.timeout(SCAN_SECONDS):
             while ends:

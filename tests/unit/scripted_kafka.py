@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 
 from event_core.codec import Record
 from event_core.errors import BrokerUnavailable, RecordsRefused
-from ingestion_service.link import Opened
+from ingestion_service.kafka_publisher import KafkaPublisher
+from ingestion_service.link import Opened, Session
 
 
 class ScriptedKafka:
     """``down``: nothing answers. ``frozen``: it takes what is sent, or not, but never answers. ``largest``: bytes of the largest
-    batch that a topic takes, counted by values. ``stuck``: partitions that never answer."""
+    batch that a topic takes, counted by values. ``stuck``: partitions that never answer. ``forbidden``: topics that fail."""
 
     def __init__(self, partitions: int = 3, topics: Sequence[str] = ("events", "product_events", "events-dlq")) -> None:
         self.partitions = dict.fromkeys(topics, partitions)
@@ -23,6 +24,7 @@ class ScriptedKafka:
         self.delay = 0.0
         self.largest: dict[str, int] = {}
         self.stuck: set[tuple[str, int]] = set()
+        self.forbidden: set[str] = set()
         self.sessions: list[ScriptedSession] = []
 
     async def connect(self, more: Iterable[str]) -> Opened:
@@ -32,6 +34,12 @@ class ScriptedKafka:
         session = ScriptedSession(self)
         self.sessions.append(session)
         return Opened(session, dict(self.partitions), {})
+
+    def session_of(self, publisher: KafkaPublisher) -> Session:
+        """The session that ``publisher`` uses now."""
+        session = publisher._link.session
+        assert session is not None
+        return session
 
     def values(self, topic: str) -> list[bytes]:
         return [record.value for (name, _), log in self.logs.items() if name == topic for record in log]
@@ -73,6 +81,8 @@ class ScriptedSession:
                 raise BrokerUnavailable("the connection is gone")
             if not self.alive:
                 raise RuntimeError("the sender task is dead")
+            if topic in kafka.forbidden:
+                raise BrokerUnavailable("not authorised")
             if kafka.frozen or (topic, partition) in kafka.stuck:
                 kafka.logs[topic, partition] += batch  # it may have taken the batch: nobody can tell
                 await asyncio.sleep(3600)

@@ -398,7 +398,7 @@ def test_a_dead_letter_is_read_from_its_original_bytes() -> None:
 def test_a_dead_letter_of_a_batch_is_read_in_its_own_form() -> None:
     assert dead_letter_copy(json.dumps(LEARNER).encode(), user_prefix="learner_") == copy_of(LEARNER)
     assert dead_letter_copy(json.dumps({**LEARNER, "event_type": None}).encode(), user_prefix="user_") is None
-    assert dead_letter_copy(json.dumps({**LEARNER, "timestamp": []}).encode()) == Copy(LEARNER["event_id"], None)
+    assert dead_letter_copy(json.dumps({**LEARNER, "timestamp": []}).encode()) == Copy(str(LEARNER["event_id"]), None)
 
 
 @pytest.mark.parametrize("value", [None, b"", b"\xff", b"not json", b"[1]", b"7", b'{"event_id": 5}', b"[" * 100_000])

@@ -177,6 +177,113 @@ async def test_a_record_that_the_broker_refuses_becomes_a_dead_letter_alone(kafk
     assert await settled(publisher.publish("events", [record(20)])) == [Stored.KAFKA]
 
 
+@pytest.mark.parametrize("guilty", [5, 30])
+async def test_many_refused_records_become_one_dead_letter_each(
+    kafka: ScriptedKafka, start: Start, guilty: int
+) -> None:
+    kafka.down = True
+    publisher = await start()
+    kafka.largest["events"] = 1_000
+    every = 1_000 // guilty
+    sent = [record(n, size=2_000 if n % every == 0 else 0) for n in range(every * guilty)]
+    await settled(publisher.publish("events", sent))
+    kafka.down = False
+    await until(lambda: publisher.status().buffered_events == 0, seconds=90)
+    letters = [letter for (topic, _), log in kafka.logs.items() if topic == "events-dlq" for letter in log]
+    assert sorted(letter.value for letter in letters) == sorted(one.value for one in sent if len(one.value) > 1_000)
+    assert kafka.of_key("events", b"u") == [one.value for one in sent if len(one.value) < 1_000]
+
+
+async def test_a_refused_record_that_can_be_set_aside_nowhere_stays_on_disk(
+    kafka: ScriptedKafka, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise BufferFull("the quarantine is full")
+
+    publisher = await start()
+    await connected(publisher)
+    kafka.largest = {"events": 10, "events-dlq": 10}
+    with monkeypatch.context() as patch:
+        patch.setattr("ingestion_service.spool.quarantine.Quarantine.keep", full)
+        await settled(publisher.publish("events", [record(1, size=50)]))
+        await asyncio.sleep(2)
+        assert publisher.status().buffered_events >= 1
+    kafka.largest = {}
+    await until(lambda: publisher.status().buffered_events == 0)
+    letters = [letter for (topic, _), log in kafka.logs.items() if topic == "events-dlq" for letter in log]
+    assert letters
+    # Its own topic refused it while the event was being set aside: it may come again, as the same letter.
+    assert len({dict(letter.headers)["dead-letter-id"] for letter in letters}) == 1
+
+
+async def test_a_task_that_is_cancelled_before_its_first_step_leaves_its_partition_usable(
+    kafka: ScriptedKafka, start: Start
+) -> None:
+    publisher = await start()
+    await connected(publisher)
+    deliveries = publisher.publish("events", [record(1)])
+    publisher._link.lose(kafka.session_of(publisher), "within the same step")
+    assert await settled(deliveries) == [Stored.DISK]
+    await connected(publisher)
+    assert await settled(publisher.publish("events", [record(2)])) == [Stored.KAFKA]
+    assert kafka.of_key("events", b"u") == [b"1", b"2"]
+
+
+async def test_an_unreadable_disk_stops_neither_new_events_nor_other_partitions(
+    kafka: ScriptedKafka, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise OSError(24, "too many open files")
+
+    kafka.down = True
+    publisher = await start(kafka_topic_partitions=3)
+    keys = {partition_for(key, 3): key for key in (b"user-%d" % n for n in range(50))}
+    await settled(publisher.publish("events", [record(1, keys[0])]))
+    with monkeypatch.context() as patch:
+        patch.setattr("ingestion_service.spool.store.SpoolStore.read", unreadable)
+        kafka.down = False
+        await until(lambda: publisher.status().kafka_connected)
+        assert await settled(publisher.publish("events", [record(2, keys[1])])) == [Stored.KAFKA]
+        for number in range(20):
+            assert await settled(publisher.publish("events", [record(3 + number, keys[0])])) == [Stored.DISK]
+        assert len(kafka.sessions) == 1, "Kafka is not to blame"
+    await connected(publisher)
+    assert kafka.of_key("events", keys[0]) == [b"1", *(b"%d" % (3 + number) for number in range(20))]
+
+
+async def test_a_topic_that_fails_at_once_leaves_the_others_to_kafka(kafka: ScriptedKafka, start: Start) -> None:
+    publisher = await start()
+    await connected(publisher)
+    kafka.forbidden = {"product_events"}
+    assert await settled(publisher.publish("product_events", [record(1)])) == [Stored.DISK]
+    where = []
+    for number in range(60):
+        where += await settled(publisher.publish("events", [record(number)]))
+        await asyncio.sleep(0.05)
+    assert where.count(Stored.KAFKA) > 30
+    assert len(kafka.sessions) < 10
+    kafka.forbidden = set()
+    await until(lambda: publisher.status().buffered_events == 0)
+    assert kafka.values("product_events")[-1] == b"1"
+
+
+async def test_an_adopted_buffer_goes_before_what_is_queued_and_keeps_the_order(
+    kafka: ScriptedKafka, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = await start()
+    await connected(publisher)
+    kafka.delay = 0.05
+    first = publisher.publish("events", [record(1)])
+    await asyncio.sleep(0.01)
+    second = publisher.publish("events", [record(2)])
+    assert publisher._buffer is not None
+    publisher._adopted(set(publisher._groups["events"][partition_for(b"u", 3)].lanes))
+    third = publisher.publish("events", [record(3)])
+    assert await settled([*first, *second, *third]) == [Stored.KAFKA, Stored.DISK, Stored.DISK]
+    await until(lambda: publisher.status().buffered_events == 0)
+    assert kafka.of_key("events", b"u") == [b"1", b"2", b"3"]
+
+
 async def test_a_dead_letter_that_even_its_topic_refuses_goes_to_quarantine(
     kafka: ScriptedKafka, start: Start, tmp_path: Path
 ) -> None:
@@ -269,6 +376,35 @@ async def test_without_a_buffer_a_record_that_the_broker_refuses_is_refused(kafk
         await settled(publisher.publish("events", [record(1, size=200)]))
     await connected(publisher)
     assert await settled(publisher.publish("events", [record(2)])) == [Stored.KAFKA]
+
+
+async def test_without_a_buffer_only_the_guilty_record_is_refused_for_good(kafka: ScriptedKafka, start: Start) -> None:
+    publisher = await start(buffer_dir=None)
+    await connected(publisher)
+    kafka.largest["events"] = 100
+    records = [record(n, size=200 if n == 3 else 0) for n in range(6)]
+    done: dict[int, str] = {}
+    async with asyncio.timeout(20):
+        while len(done) < 6:
+            waiting: list[tuple[int, Delivery]] = []
+            for number, one in enumerate(records):
+                if number in done:
+                    continue
+                try:
+                    waiting += [(number, delivery) for delivery in publisher.publish("events", [one])]
+                except TooLarge:
+                    done[number] = "refused"
+                except BrokerUnavailable:
+                    pass
+            for number, delivery in waiting:
+                try:
+                    done[number] = (await delivery.wait()).value
+                except TooLarge:
+                    done[number] = "refused"
+                except BrokerUnavailable:
+                    pass
+            await asyncio.sleep(0.02)
+    assert done == {number: "refused" if number == 3 else "kafka" for number in range(6)}
 
 
 async def test_too_much_at_once_is_refused_whole(kafka: ScriptedKafka, start: Start) -> None:
