@@ -101,8 +101,7 @@ class Compaction:
         """Does a little more each time. Raises OSError where the disk does not take the segment: the sources stay."""
         for file in self._sources:
             if file in self._slot.files:  # else it was forgotten meanwhile
-                self._slot.content(file)
-            yield
+                yield from self._slot.loading(file)
             for lane in list(file.lanes):
                 yield from self._gather(file, lane)
         for lane in list(self._buffers):

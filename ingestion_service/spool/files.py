@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +80,10 @@ class Content(NamedTuple):
         return max(0, missing)
 
 
+Loading = Generator[None, None, Content]
+"""Ends with a content; what is between two steps is short."""
+
+
 @dataclass(eq=False)
 class SpoolFile:
     """A file that is not written to any more. ``lanes``: the positions that it is known to hold."""
@@ -106,6 +110,10 @@ class SpoolFile:
 
     def content(self) -> Content:
         """Reads all of it; what is damaged or gone is left out. Raises OSError where trying again may help."""
+        return at_once(self.loading())
+
+    def loading(self) -> Loading:
+        """``content`` in steps."""
         log, log_whole = b"", True
         with suppress(FileNotFoundError):
             log, log_whole = disk.read(self.log)
@@ -113,7 +121,7 @@ class SpoolFile:
             database, whole = disk.read(self.path)
         except FileNotFoundError:
             database, whole = b"", False
-        content = read_content(database, log)
+        content = yield from _reading(database, log)
         return content if whole and log_whole else content._replace(sound=False)
 
     def measure(self) -> None:
@@ -164,24 +172,36 @@ def named(path: Path) -> SpoolFile | None:
     return SpoolFile(path, first, int(match["last"] or first))
 
 
-def read_content(database: bytes, log: bytes) -> Content:
-    """The content of a file from its bytes and its log's."""
+def at_once(loading: Loading) -> Content:
+    """What a loading ends with."""
+    while True:
+        try:
+            next(loading)
+        except StopIteration as end:
+            content: Content = end.value
+            return content
+
+
+def _reading(database: bytes, log: bytes) -> Loading:
     whole = wal.overlay(database, log, image.PAGE)
-    frames, sound = image.select(whole.image)
-    content = _content(frames.values(), sound=sound and not whole.broken)
+    yield
+    frames, sound = yield from image.select(whole.image)
+    content = yield from _sorting(frames.values(), sound=sound and not whole.broken)
     if content.sound and content.seal is not None and not content.missing({}):
         return content
     # Where nothing says that this is all, a damaged tree of pages may hide rows from SQLite.
     more = image.search(whole.image, whole.pages)
     if more.keys() <= frames.keys():
         return content
-    return _content({**frames, **more}.values(), sound=False)
+    return (yield from _sorting({**frames, **more}.values(), sound=False))
 
 
-def _content(frames: Iterable[Frame], *, sound: bool) -> Content:
+def _sorting(frames: Iterable[Frame], *, sound: bool) -> Loading:
     pieces: dict[Lane, list[Piece]] = {}
     seal, size = None, 0
-    for frame in frames:
+    for number, frame in enumerate(frames, 1):
+        if number % image.STEP == 0:
+            yield
         if frame.kind is Kind.SEAL:
             seal = frame
             continue

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from typing import Final
@@ -17,6 +17,8 @@ from ingestion_service.spool.frame import Frame, parse
 
 PAGE: Final = 1024
 """Bytes of a page. A commit writes every page that it touches, and of a blob's last page half is wasted."""
+STEP: Final = 200
+"""Rows that are read in one step where reading is done in steps: some milliseconds."""
 INSERT: Final = "INSERT INTO frames (id, frame) VALUES (?, ?)"
 _CREATE: Final = "CREATE TABLE frames (id INTEGER PRIMARY KEY, frame BLOB NOT NULL)"
 _SELECT: Final = "SELECT frame FROM frames"
@@ -41,18 +43,21 @@ def build(frames: Iterable[bytes], *, wal: bool = False) -> bytes:
     return bytes(image)
 
 
-def select(image: bytes) -> tuple[dict[bytes, Frame], bool]:
-    """The frames that SQLite finds in an image, by their bytes; False where it met something wrong."""
+def select(image: bytes) -> Generator[None, None, tuple[dict[bytes, Frame], bool]]:
+    """The frames that SQLite finds in an image, by their bytes; False where it met something wrong. In steps."""
     found: dict[bytes, Frame] = {}
     try:
-        with closing(sqlite3.connect(":memory:")) as database:
+        # Steps that are not taken to the end may be ended by another thread.
+        with closing(sqlite3.connect(":memory:", check_same_thread=False)) as database:
             patched = bytearray(image)
             patched[_VERSIONS] = _ROLLBACK  # there is no log beside a database in memory
             database.deserialize(bytes(patched))
             database.execute("PRAGMA cell_size_check=ON")
             sound = len(image) > 0
-            for (data,) in database.execute(_SELECT):
+            for number, (data,) in enumerate(database.execute(_SELECT), 1):
                 sound &= _keep(found, data)
+                if number % STEP == 0:
+                    yield
             return found, sound
     except (sqlite3.Error, ValueError, MemoryError, OverflowError):  # whatever damaged bytes make of names and sizes
         return found, False

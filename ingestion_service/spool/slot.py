@@ -19,7 +19,7 @@ from event_core.codec import Record
 from ingestion_service.spool import cursor, disk
 from ingestion_service.spool.damage import Damage
 from ingestion_service.spool.damaged import Damaged
-from ingestion_service.spool.files import Content, Piece, SpoolFile
+from ingestion_service.spool.files import Content, Loading, Piece, SpoolFile, at_once
 from ingestion_service.spool.frame import Unpack
 from ingestion_service.spool.lane import Lane
 from ingestion_service.spool.recovery import recover
@@ -213,9 +213,15 @@ class Slot:
 
     def content(self, file: SpoolFile) -> Content:
         """What a file holds, from memory where it was read lately. Raises OSError for what may pass."""
+        return at_once(self.loading(file))
+
+    def loading(self, file: SpoolFile) -> Loading:
+        """``content`` in steps."""
         content = self._cache.get(file)
         if content is None:
-            content = file.content()
+            content = yield from file.loading()
+            if file not in self.files:  # it was forgotten meanwhile
+                return content
             self._cache[file] = content
             while len(self._cache) > 1 and sum(each.size for each in self._cache.values()) > _CACHED_BYTES:
                 self._cache.popitem(last=False)

@@ -128,27 +128,16 @@ def test_rows_2_and_14_half_an_hour_of_events_drains_beside_new_ones(platform: P
         preload = post_batches(
             ingestion.url + "/api/v1/collect", learner_events(preloaded), ledger, size=1_000, workers=2
         )
-        print("PRELOADED", time.monotonic() - steady_until, bytes_per_event(ingestion))
         assert waiting(ingestion) >= preloaded
         until("the journals are compacted", lambda: bytes_per_event(ingestion) < 60)
-        print("COMPACTED", time.monotonic() - steady_until, bytes_per_event(ingestion))
         backend.start_kafka()
         back = time.monotonic()
         until("all is in Kafka", lambda: drained_to_kafka(ingestion))
         ended = time.monotonic()
-        print("DRAINED", ended - back)
     assert preload.statuses() == {200}
     assert fresh.posted.statuses() == {202}
     assert fresh.posted.seconds(share=1.0) < BREAKER_SECONDS
     steady, draining = fresh.posted.seconds(0, steady_until), fresh.posted.seconds(back, ended)
-    print(
-        "P99",
-        steady,
-        fresh.posted.seconds(steady_until + 5, back),
-        draining,
-        fresh.posted.seconds(share=1),
-        len(fresh.posted.asked),
-    )
     assert draining < 5 * steady + 0.5, "new events do not suffer from the old ones"
     assert preloaded / (ended - back) > 1_000
     both = Ledger.of(ledger, fresh.ledger)
@@ -168,9 +157,7 @@ def test_rows_2_and_14_half_an_hour_at_2000_a_second_fits_and_drains(platform: P
         old, new = ExampleEvents("learner"), ExampleEvents("new")
         assert old.post(ingestion, 3_600, of=1_000, rate=15_000) == {200}, "all are taken"
         assert waiting(ingestion) == 3_600_000
-        print("BYTES", bytes_per_event(ingestion), ingestion.peak_memory() >> 20, time.monotonic())
         until("compacted", lambda: bytes_per_event(ingestion) < 29)
-        print("BYTES", bytes_per_event(ingestion), time.monotonic())
     finally:
         backend.start_kafka()
     began = time.monotonic()
@@ -182,7 +169,6 @@ def test_rows_2_and_14_half_an_hour_at_2000_a_second_fits_and_drains(platform: P
         ended.result()
     assert 3_600_000 / (time.monotonic() - began) > 2_000
     assert statuses == {200}
-    print("DRAIN RATE", 3_600_000 / (time.monotonic() - began))
     arrived: defaultdict[str, array[int]] = defaultdict(lambda: array("Q"))
     scan(
         backend.kafka,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -166,3 +167,19 @@ def test_sigterm_while_kafka_is_frozen_keeps_what_is_in_flight_on_disk(platform:
             backend.resume_kafka()
         until("all is in Kafka", lambda: healthy(ingestion))
     assert_each_once(platform, work.ledger, work.posted)
+
+
+def test_more_connections_than_it_may_have_open_files_do_not_end_it(platform: Platform) -> None:
+    ingestion = platform.start("ingestion_service")
+    until("it is connected", lambda: healthy(ingestion))
+    _, most = resource.prlimit(ingestion.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(ingestion.pid, resource.RLIMIT_NOFILE, (64, most))
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(("127.0.0.1", ingestion.port), timeout=20))
+        time.sleep(3)
+        assert ingestion.running(), ingestion.tail()
+    ledger = Ledger()
+    posted = post_events(ingestion.url + "/events", events(50), ledger)
+    platform.start("event_consumer")
+    assert_each_once(platform, ledger, posted)

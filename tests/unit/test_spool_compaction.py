@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,17 @@ def test_steps_are_short(tmp_path: Path) -> None:
     assert max(sizes) <= 1000
     assert sum(sizes) == 9000
     store.close()
+
+
+def test_a_compaction_may_be_given_up_by_another_thread(tmp_path: Path) -> None:
+    store = opened(tmp_path, enough_records=1, step_seconds=0)
+    for number in range(500):
+        store.append(entries([number]))
+    store.seal()
+    with ThreadPoolExecutor(1) as reader:
+        for _ in range(2):
+            assert reader.submit(store.compact).result()
+    store.close()
+    again = opened(tmp_path)
+    assert sorted(map(number_of, drain(again))) == list(range(500))
+    again.close()

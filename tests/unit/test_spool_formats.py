@@ -72,11 +72,21 @@ def test_what_is_no_frame_is_known() -> None:
         frame.decode_records(frame.encode_records([record(1)]) + b"x", 1)
 
 
+def selected(whole: bytes) -> tuple[dict[bytes, frame.Frame], bool]:
+    steps = image.select(whole)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: tuple[dict[bytes, frame.Frame], bool] = end.value
+            return found
+
+
 @given(st.lists(st.integers(0, 6000), max_size=30))
 def test_an_image_holds_frames_of_any_size(sizes: list[int]) -> None:
     random = Random(0)
     frames = [frame.encode(Kind.PACKED, [Group(LANES[0], 0, 0, 1, 1)], random.randbytes(size)) for size in sizes]
-    found, sound = image.select(image.build(frames))
+    found, sound = selected(image.build(frames))
     assert sound
     assert found == {data: frame.parse(data) for data in frames}
     assert image.search(image.build(frames)) == found
@@ -97,11 +107,11 @@ def test_a_log_read_here_is_what_sqlite_reads(tmp_path: Path, size: int) -> None
     with closing(sqlite3.connect(copy)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         expected = {data: frame.parse(data) for (data,) in database.execute("SELECT frame FROM frames")}
-    assert image.select(overlaid.image) == (expected, True)
+    assert selected(overlaid.image) == (expected, True)
     assert overlaid.broken == 0
     journal.seal()
     assert not (tmp_path / "1.journal-wal").exists()
-    sealed, sound = image.select(path.read_bytes())
+    sealed, sound = selected(path.read_bytes())
     assert sound
     assert len(sealed) == len(expected) + 1
     assert sealed.items() >= expected.items()
