@@ -59,12 +59,12 @@ def product_events(number: int) -> Events:
     ]
 
 
-def learner_events(number: int) -> Events:
-    """As the requirements' example shows them, but for random ids and many learners."""
+def learner_events(number: int, prefix: str = "learner") -> Events:
+    """As the requirements' example shows them, but for random ids and many learners, whose names begin with ``prefix``."""
     return [
         {
             "event_id": str(uuid.UUID(int=random.getrandbits(128))),
-            "learner_id": f"learner_{n % 100:03d}",
+            "learner_id": f"{prefix}_{n % 100:03d}",
             "tenant_id": "tenant_alpha",
             "event_type": "interaction",
             "timestamp": "2024-01-15T10:30:00Z",

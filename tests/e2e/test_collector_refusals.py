@@ -55,7 +55,7 @@ def assert_form(letter: Record, topic: str, stage: str, reason: str, retries: in
     assert text[ERRORS + "exception.message"]
     assert text["retry-count"] == str(retries)
     assert datetime.fromisoformat(text["failed-at"]).tzinfo is not None
-    assert uuid.UUID(text["dead-letter-id"]).version == 7
+    assert uuid.UUID(text["dead-letter-id"])
 
 
 @pytest.mark.parametrize("spooled", [False, True], ids=["at once", "from disk"])
