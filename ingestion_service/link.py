@@ -192,7 +192,10 @@ class Link:
                     if silent > 1:
                         self.lose(session, "Kafka does not answer")
                         silent = 0
-            await self._on_tick()
+            try:
+                await self._on_tick()
+            except OSError as problem:  # for instance too many open files: it passes, and events can still be taken
+                log.warning("the publisher could not look after itself; it tries again", problem=str(problem))
 
     def _watch(self, session: Session) -> None:
         """Gives a session up whose sender task died (every later send would fail), or that knows other partitions now."""

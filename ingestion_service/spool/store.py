@@ -370,7 +370,8 @@ class SpoolStore:
             if now - self._scanned >= _SCAN_SECONDS:
                 self._scanned = now
                 held = frozenset(slot.directory for slot in self._slots)
-                self._others = disk.tree_size(self._directory, without=held)
+                with suppress(OSError):  # too many open files: what was found last is good enough
+                    self._others = disk.tree_size(self._directory, without=held)
             own = sum(slot.size for slot in self._slots)
             active = self._journal.size if self._journal is not None else 0
             return own + active + self._ballast.size + self._others
