@@ -13,6 +13,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from event_core.errors import BrokerUnavailable, ClientBroken
 from event_core.kafka import METADATA_MAX_AGE_MS, REQUEST_TIMEOUT_MS
+from event_core.kafka.native import end, ended
 from event_core.settings import KafkaSettings
 from event_core.source import Polled
 from event_core.telemetry import get_logger
@@ -68,15 +69,25 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     async def stop(self) -> None:
         """Leaves the group, so that others take over at once."""
+        consumer = self._consumer
         with contextlib.suppress(KafkaError, OSError, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self._consumer.stop()
+                await consumer.stop()
+        # It gives up at the first task that had failed, and while no broker answers it gets nowhere at all.
+        coordinator, fetcher = consumer._coordinator, consumer._fetcher
+        tasks: list[asyncio.Task[Any] | None] = []
+        if coordinator is not None:
+            tasks += (coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task)
+        if fetcher is not None:
+            tasks += (fetcher._fetch_task, *fetcher._pending_tasks)
+        await end(consumer._client, tasks)
 
     @property
     def _alive(self) -> bool:
-        # aiokafka tells in no other way that its tasks have died; from then on every poll would fail.
-        tasks = (self._consumer._coordinator._coordination_task, self._consumer._fetcher._fetch_task)
-        return not any(task is not None and task.done() for task in tasks)
+        consumer = self._consumer  # from a task's death on every poll would fail, or bring nothing
+        return not ended(
+            consumer._coordinator._coordination_task, consumer._fetcher._fetch_task, consumer._client._sync_task
+        )
 
     def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
         self._generation += 1
@@ -89,6 +100,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._consumer.pause(*assigned)
 
     async def poll(self, max_records: int, wait: float) -> Polled:
+        if not self._alive:
+            raise ClientBroken("the consumer's background work has ended")
         held = self._consumer.assignment() - self._consumer.paused() if max_records == 0 else frozenset()
         self._consumer.pause(*held)
         try:

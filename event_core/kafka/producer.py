@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from aiokafka.errors import (
 from event_core.codec import Record
 from event_core.errors import BrokerUnavailable, RecordsRefused
 from event_core.kafka import METADATA_MAX_AGE_MS, REQUEST_TIMEOUT_MS, Compression
+from event_core.kafka.native import end, ended
 from event_core.settings import KafkaSettings
 
 MAX_BATCH_BYTES = 512 * 1024
@@ -72,9 +72,9 @@ class ProducerSession:
 
     @property
     def alive(self) -> bool:
-        """False once the sender task has died: every later send would fail."""
-        sender = self._producer._sender.sender_task  # aiokafka tells it in no other way
-        return sender is not None and not sender.done()
+        """False once a background task has died: every later send would fail, or go to a broker of long ago."""
+        sender = self._producer._sender.sender_task
+        return sender is not None and not ended(sender, self._producer.client._sync_task)
 
     async def partitions(self, topic: str) -> int:
         """How many partitions ``topic`` has. Raises BrokerUnavailable where it is unknown."""
@@ -152,12 +152,5 @@ class ProducerSession:
         """Leaves the producer without waiting for its broker. ``stop()`` would wait without end and could still deliver
         records hours later; closing the sockets first makes sure that nothing more leaves."""
         producer = self._producer
-        sender = producer._sender.sender_task  # as above: there is no public way to end it
-        with contextlib.suppress(TimeoutError, KafkaError, OSError):
-            await asyncio.wait_for(producer.client.close(), 2)
-        if sender is not None:
-            sender.cancel()
-            await asyncio.wait({sender}, timeout=2)
-            if sender.done() and not sender.cancelled():
-                sender.exception()  # seen, so that asyncio does not report it at collection
+        await end(producer.client, [producer._sender.sender_task])
         producer._closed = True  # else its destructor reports a leak

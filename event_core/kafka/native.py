@@ -1,0 +1,58 @@
+"""What aiokafka 0.14 leaves to its user: a connection that fails as its callers expect, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import aiokafka.conn
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError, KafkaError
+
+END_SECONDS = 2.0
+
+
+class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is untyped
+    """Answers a write to a closed socket with the error that aiokafka handles. uvloop raises RuntimeError there, which ends
+    whichever background task was writing, for good: https://github.com/aio-libs/aiokafka/issues/1038"""
+
+    def send(self, request: Any, expect_response: bool = True) -> Any:
+        writer = self._writer
+        if writer is not None and writer.is_closing():
+            self.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"Connection at {self._host}:{self._port} is closed")
+        return super().send(request, expect_response)
+
+
+aiokafka.conn.AIOKafkaConnection = Connection  # create_conn looks it up there, each time
+
+
+async def end(client: Any, tasks: Iterable[asyncio.Task[Any] | None]) -> None:
+    """Closes ``client`` without waiting for a broker, ends its own task and ``tasks``, and takes note of their errors, which
+    asyncio would report when they are collected. Its sockets are closed before the other tasks end."""
+    synchronizer, client._sync_task = (
+        client._sync_task,
+        None,
+    )  # else close() raises what it died of, and closes no socket
+    await _ended([synchronizer])
+    with contextlib.suppress(TimeoutError, KafkaError, OSError):
+        await asyncio.wait_for(client.close(), END_SECONDS)
+    await _ended(tasks)
+
+
+def ended(*tasks: asyncio.Task[Any] | None) -> bool:
+    """Whether one of a client's background tasks has died: aiokafka tells it in no other way."""
+    return any(task is not None and task.done() for task in tasks)
+
+
+async def _ended(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
+    known = {task for task in tasks if task is not None}
+    for task in known:
+        task.cancel()
+    if known:
+        done, _ = await asyncio.wait(known, timeout=END_SECONDS)
+        for task in done:
+            if not task.cancelled():
+                task.exception()
