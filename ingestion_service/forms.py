@@ -32,8 +32,8 @@ class Accepted(NamedTuple):
     form: Form
     event: Event
     content: int | None
-    """Hash of what the client sent, good within this process: equal JSON gives equal hashes. None where the event_id was
-    made here, so that no other event can bear it."""
+    """Hash of what the client sent, good within this process: the order of keys does not matter, but 1 and 1.0 differ. None where
+    the event_id was made here, so that no other event can bear it."""
 
 
 class Refused(NamedTuple):

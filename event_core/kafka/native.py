@@ -1,17 +1,26 @@
-"""What aiokafka 0.14 leaves to its user: a connection that fails as its callers expect, and an end that leaves nothing behind."""
+"""What aiokafka 0.14 leaves to its user: a connection that fails as its callers expect, an end that leaves nothing behind, and
+levels of compression for live events."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import aiokafka.conn
+from aiokafka.codec import gzip_encode, lz4_encode, zstd_encode
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 END_SECONDS = 2.0
+
+GZIP_LEVEL, LZ4_LEVEL, ZSTD_LEVEL = 6, 1, 1
+"""aiokafka has no setting for them, and packs with 9, 9 and 3. Of 170 of our records lz4 makes 61 bytes each at level 1 and 57 at
+level 9, for a tenth of the time (0.14 and 1.5 µs)."""
 
 
 class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is untyped
@@ -27,6 +36,10 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is untyp
 
 
 aiokafka.conn.AIOKafkaConnection = Connection  # create_conn looks it up there, each time
+_records: Any = sys.modules[DefaultRecordBatchBuilder.__module__]  # the extension's module, or the one in Python
+_records.gzip_encode = partial(gzip_encode, compresslevel=GZIP_LEVEL)
+_records.lz4_encode = partial(lz4_encode, level=LZ4_LEVEL)
+_records.zstd_encode = partial(zstd_encode, level=ZSTD_LEVEL)
 
 
 async def end(client: Any, tasks: Iterable[asyncio.Task[Any] | None]) -> None:

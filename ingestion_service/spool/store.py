@@ -384,9 +384,9 @@ class SpoolStore:
             slot.close()
 
 
-def _make(directory: Path) -> None:
-    """A folder whose name is durable."""
+def _make(directory: Path, mode: int = 0o700) -> None:
+    """A folder whose name is durable; what is in it is nobody else's to read."""
     if not directory.is_dir():
-        _make(directory.parent)
-        directory.mkdir(exist_ok=True)
+        _make(directory.parent, 0o777)
+        directory.mkdir(mode, exist_ok=True)
         disk.sync_directory(directory.parent)

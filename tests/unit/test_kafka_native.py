@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+import aiokafka.conn
 import pytest
 import uvloop
+from aiokafka import codec
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.admin import ApiVersionRequest
 
+from event_core.kafka import native
 from event_core.kafka.native import Connection, end, ended
+
+BATCH_HEADER_BYTES = 61
 
 
 def on_uvloop(work: Coroutine[Any, Any, None]) -> None:
@@ -48,9 +54,28 @@ def test_a_write_to_a_closed_connection_is_an_error_that_the_client_handles() ->
 
 
 def test_the_clients_connections_are_these() -> None:
-    import aiokafka.conn
-
     assert aiokafka.conn.AIOKafkaConnection is Connection
+
+
+@pytest.mark.parametrize(
+    ("flag", "packed", "unpack"),
+    [
+        (1, lambda data: codec.gzip_encode(data, compresslevel=native.GZIP_LEVEL), codec.gzip_decode),
+        (3, lambda data: codec.lz4_encode(data, level=native.LZ4_LEVEL), codec.lz4_decode),
+        (4, lambda data: codec.zstd_encode(data, level=native.ZSTD_LEVEL), codec.zstd_decode),
+    ],
+    ids=["gzip", "lz4", "zstd"],
+)
+def test_batches_are_packed_at_the_levels_chosen_here(
+    flag: int, packed: Callable[[bytes], bytes], unpack: Callable[[bytes], bytes]
+) -> None:
+    batch = BatchBuilder(512 * 1024, flag)
+    for number in range(200):
+        batch.append(key=b"user", value=b'{"n":%d,"text":"%d"}' % (number, number**9), headers=[], timestamp=None)
+    batch._build()
+    records = bytes(batch._buffer)[BATCH_HEADER_BYTES:]
+    time = slice(10 if flag == 1 else 0, None)  # gzip begins with the time of day
+    assert records[time] == packed(unpack(records))[time]
 
 
 def test_a_client_whose_own_task_had_died_is_closed_without_a_word(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,12 @@ def store(tmp_path: Path) -> Iterator[SpoolStore]:
     opened = SpoolStore.open(tmp_path / "buffer", max_bytes=100 * MIB)
     yield opened
     opened.close()
+
+
+def test_nobody_else_can_read_what_is_kept(store: SpoolStore, tmp_path: Path) -> None:
+    folders = [tmp_path / "buffer", *(path for path in (tmp_path / "buffer").iterdir() if path.is_dir())]
+    assert len(folders) > 1
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
 
 
 def in_lane(*numbers: int, size: int = 0) -> list[Entry]:
