@@ -36,7 +36,7 @@ LONGEST_RETRY_AFTER = 60
 COMPACT_PAUSE = 3.0
 """Compaction rests this many times as long as it works: it shares the interpreter with the event loop."""
 IDLE_SECONDS = 1.0
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0001
 DRAINING_SECONDS = 2.0
 PROBLEM_SECONDS = 2.0
 
@@ -87,6 +87,8 @@ class Buffer:
         self._compacting: asyncio.Task[None] | None = None
         self._queued: dict[Lane, int] = {}
         self.pending_bytes = 0
+        self.read_seconds = 0.0
+        """CPU time spent on reading so far."""
         self.problem: Unavailable | None = None
         """What became of the last commit, where it failed."""
         self._problem_at = 0.0
@@ -195,7 +197,7 @@ class Buffer:
 
     def waiting(self, lane: Lane) -> int:
         """Records of ``lane`` that are on disk or on their way to it."""
-        return self._store.waiting().get(lane, 0) + self._queued.get(lane, 0)
+        return self._store.waiting_in(lane) + self._queued.get(lane, 0)
 
     def queued(self, lane: Lane) -> int:
         """Records of ``lane`` that are on their way to the disk."""
@@ -217,11 +219,19 @@ class Buffer:
         Raises:
             BufferBroken: the disk cannot be read.
         """
+
+        def read() -> Chunk | None:
+            began = time.thread_time()
+            try:
+                return self._store.read(lane, max_bytes)
+            finally:
+                self.read_seconds += time.thread_time() - began
+
         try:
-            chunk = await self._in(self._reader, lambda: self._store.read(lane, max_bytes))
+            chunk = await self._in(self._reader, read)
             if chunk is None:
                 await self._in(self._writer, self._store.seal)
-                chunk = await self._in(self._reader, lambda: self._store.read(lane, max_bytes))
+                chunk = await self._in(self._reader, read)
         except OSError as error:
             raise BufferBroken(f"the disk buffer cannot be read: {error}") from error
         return chunk

@@ -144,14 +144,14 @@ class Sender:
             group.direct = group.holding = True
 
     async def _paced_chunk(self, lane: Lane, buffer: Buffer, size: int) -> Chunk | None:
-        """The next chunk, in turn with the other groups. While new events come it takes twice as long as it must: reading shares
-        the interpreter with the requests, which go first."""
+        """The next chunk, in turn with the other groups. While new events come it rests as long as it worked: reading shares the
+        interpreter with the requests, which go first. Only its own work counts: waiting for its turn is rest enough."""
         async with self._turn:
-            began = time.monotonic()
+            before = buffer.read_seconds
             chunk = await self._next_chunk(lane, buffer, size)
             if self.fresh:
                 self.fresh = False
-                await asyncio.sleep(time.monotonic() - began)
+                await asyncio.sleep(buffer.read_seconds - before)
             return chunk
 
     async def _next_chunk(self, lane: Lane, buffer: Buffer, size: int) -> Chunk | None:

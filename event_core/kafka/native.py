@@ -62,10 +62,14 @@ def ended(*tasks: asyncio.Task[Any] | None) -> bool:
 
 async def _ended(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
     known = {task for task in tasks if task is not None}
-    for task in known:
-        task.cancel()
-    if known:
-        done, _ = await asyncio.wait(known, timeout=END_SECONDS)
-        for task in done:
-            if not task.cancelled():
-                task.exception()
+    pending = {task for task in known if not task.done()}
+    # The producer's sender, cancelled, waits for tasks of its own, which wait for what never comes; cancelled again, it ends
+    # one of them.
+    until = asyncio.get_running_loop().time() + END_SECONDS
+    while pending and asyncio.get_running_loop().time() < until:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=END_SECONDS / 10)
+    for task in known - pending:
+        if not task.cancelled():
+            task.exception()

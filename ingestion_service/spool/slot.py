@@ -85,6 +85,10 @@ class Slot:
         with self._guard:
             return {lane: records for lane, records in self._waiting.items() if records > 0}
 
+    def waiting_in(self, lane: Lane) -> int:
+        """The same of one lane."""
+        return max(0, self._waiting.get(lane, 0))
+
     @property
     def files(self) -> list[SpoolFile]:
         with self._guard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 from collections.abc import Callable, Coroutine
@@ -95,6 +96,19 @@ def test_a_client_whose_own_task_had_died_is_closed_without_a_word(caplog: pytes
         del failed, client
         gc.collect()
 
+    async def stubborn() -> None:
+        for _ in range(3):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    async def more_work() -> None:
+        client = AIOKafkaClient(bootstrap_servers="127.0.0.1:9")
+        task = asyncio.get_running_loop().create_task(stubborn())
+        await asyncio.sleep(0.01)
+        await end(client, [task])
+        assert task.done()
+
     with caplog.at_level(logging.WARNING):
         on_uvloop(work())
+        on_uvloop(more_work())
     assert not caplog.records
