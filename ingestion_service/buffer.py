@@ -36,7 +36,7 @@ LONGEST_RETRY_AFTER = 60
 COMPACT_PAUSE = 3.0
 """Compaction rests this many times as long as it works: it shares the interpreter with the event loop."""
 IDLE_SECONDS = 1.0
-SWITCH_SECONDS = 0.0001
+SWITCH_SECONDS = 0.0005
 DRAINING_SECONDS = 2.0
 PROBLEM_SECONDS = 2.0
 
