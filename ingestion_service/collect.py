@@ -1,13 +1,14 @@
 """From the body of POST /api/v1/collect to canonical events and refusals, one for each event sent. Pure.
 
-A batch whose events are all good costs one parse. Where anything fails, each event's own bytes are found and validated alone by
-the same rules, so that one bad event never fails its batch. A large body is always taken so, and one event at a time: its
-parsed form may be ten times its bytes.
+An array whose events are all good is parsed a piece at a time: what is made of a piece fits into the processor's cache. Where
+anything fails, each event's own bytes are found and validated alone by the same rules, so that one bad event never fails its
+batch. A large body is always taken so, and one event at a time: its parsed form may be ten times its bytes.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,8 +29,13 @@ from ingestion_service.schemas import CollectRequest, Envelope, LearnerEventIn
 
 WHOLE_BYTES = 2 << 20
 """A larger body is never parsed as a whole, and a larger event not at all."""
+PIECE_BYTES = 24 << 10
+"""About so much of an array is parsed together."""
 MAX_ENVELOPE_BYTES = 64 << 10
 """What a batch may say beside its events, as it was sent: with whitespace and escapes."""
+
+
+_cut = re.compile(rb"\}[ \t\r\n]*+,[ \t\r\n]*+\{").search
 
 
 @with_config(ConfigDict(extra="ignore"))
@@ -51,8 +57,8 @@ class Batch:
     batch_id: str
     """The client's as it was sent, or a new UUIDv7."""
     items: Iterable[Accepted | Refused]
-    """Item i is event i as sent. Read it once: of a large body each event is made as it is read, so let go of one before the
-    next. Reading never raises."""
+    """Item i is event i as sent. Read it once: each event is made as it is read, so let go of one before the next. Reading raises
+    what ``collect`` raises: take nothing of the batch before all was read."""
     corrected: int = 0
     """Events whose time was corrected by ``sent_at``; final once the items were read."""
 
@@ -92,12 +98,14 @@ def original_of(raw: bytes, limits: Limits) -> Callable[[int], bytes]:
 def _at_once(raw: bytes, now: datetime, limits: Limits) -> Batch | None:
     """The batch where every event is good; None where that has to be looked at one by one."""
     start = skip_space(raw)
+    if raw[start : start + 1] == b"[":
+        setting = setting_of({}, now, limits)
+        batch = Batch(setting.batch_id, ())
+        batch.items = _in_pieces(raw, start + 1, setting, limits, batch)
+        return batch
     try:
-        if raw[start : start + 1] == b"[":
-            envelope, events = {}, _validate_batch(raw)
-        else:
-            envelope = _validate_request(raw)
-            events = envelope.pop("events")
+        envelope = _validate_request(raw)
+        events = envelope.pop("events")
     except ValidationError:
         return None
     if not 0 < len(events) <= limits.events:
@@ -108,6 +116,42 @@ def _at_once(raw: bytes, now: datetime, limits: Limits) -> Batch | None:
     except InvalidEvent:
         return None
     return Batch(setting.batch_id, items, setting.corrected)
+
+
+def _in_pieces(raw: bytes, start: int, setting: Setting, limits: Limits, batch: Batch) -> Iterator[Accepted | Refused]:
+    """The events of a bare array whose first is at ``start``; from the first piece that is not all good on, one by one."""
+    number = 0
+    original = original_of(raw, limits)
+    for piece in _pieces(raw, start):
+        try:
+            events = _validate_batch(piece)
+        except ValidationError:
+            break
+        for given in events:
+            try:
+                yield learner_event(given, setting)
+            except InvalidEvent:  # for instance a time that cannot be stored
+                yield _item(number, original(number), setting, limits)
+            number += 1
+        if number > limits.events:
+            break
+    else:
+        if number:
+            batch.corrected = setting.corrected
+            return
+    yield from _items(raw, _elements(raw, limits).spans, setting, limits, batch, first=number)
+
+
+def _pieces(raw: bytes, start: int) -> Iterator[bytes]:
+    """``raw``, an array whose first element is at ``start``, as arrays of neighbouring elements.
+
+    It is cut where one object seems to end and another to begin. If that is within a text or a deeper array, the piece before it
+    is no JSON: whatever is before an element's end is an array once it is closed, and nothing else is.
+    """
+    while len(raw) - start > 2 * PIECE_BYTES and (cut := _cut(raw, start + PIECE_BYTES)) is not None:
+        yield b"[" + raw[start : cut.start() + 1] + b"]"
+        start = cut.end() - 1
+    yield b"[" + raw[start:]
 
 
 # --- Event by event ---------------------------------------------------------------------------------------------------
@@ -181,11 +225,11 @@ def _envelope(raw: bytes, beside: list[slice]) -> dict[str, Any]:
 
 
 def _items(
-    raw: bytes, spans: list[slice], setting: Setting, limits: Limits, batch: Batch
+    raw: bytes, spans: list[slice], setting: Setting, limits: Limits, batch: Batch, *, first: int = 0
 ) -> Iterator[Accepted | Refused]:
-    for index, span in enumerate(spans):
-        yield _item(index, raw[span], setting, limits)
-        batch.corrected = setting.corrected
+    for index in range(first, len(spans)):
+        yield _item(index, raw[spans[index]], setting, limits)
+    batch.corrected = setting.corrected
 
 
 def _item(index: int, raw: bytes, setting: Setting, limits: Limits) -> Accepted | Refused:

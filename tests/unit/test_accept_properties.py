@@ -82,6 +82,14 @@ def large_element(real: Callable[[bytes, Limits], None], raw: bytes, limits: Lim
         real(raw, limits)
 
 
+@contextmanager
+def in_pieces() -> Iterator[None]:
+    """An array is cut wherever that looks possible."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "PIECE_BYTES", 1)
+        yield
+
+
 def outcome(item: Accepted | Refused) -> object:
     """What must be equal whichever way an event went; ids that were made here differ."""
     if isinstance(item, Refused):
@@ -95,9 +103,10 @@ def outcome(item: Accepted | Refused) -> object:
 def outcomes(raw: bytes) -> object:
     try:
         batch = collect(raw, NOW, LIMITS)
+        items = [outcome(item) for item in batch.items]
     except InvalidEvent as error:
         return (type(error), error.reason)
-    return [outcome(item) for item in batch.items], batch.corrected
+    return items, batch.corrected
 
 
 @settings(max_examples=200)
@@ -126,6 +135,8 @@ def test_each_event_of_a_batch_fares_as_it_would_alone(
         assert outcomes(raw) == quick
     with one_by_one(large=True):
         assert outcomes(raw) == quick
+    with in_pieces():
+        assert outcomes(raw) == quick
 
 
 @settings(max_examples=300)
@@ -148,6 +159,8 @@ def test_any_bytes_are_a_batch_or_refused(raw: bytes) -> None:
 def decided(raw: bytes) -> None:
     quick = outcomes(raw)
     with one_by_one():
+        assert outcomes(raw) == quick
+    with in_pieces():
         assert outcomes(raw) == quick
     if isinstance(quick, tuple) and isinstance(quick[0], type):
         assert issubclass(quick[0], MalformedBody | TooLarge)

@@ -60,18 +60,43 @@ def refused(item: Accepted | Refused) -> Refused:
 
 def refusal(raw: bytes, limits: Limits = LIMITS) -> InvalidEvent:
     with pytest.raises(InvalidEvent) as caught:
-        collect(raw, NOW, limits)
+        read(raw, limits)
     return caught.value
 
 
-@pytest.fixture(params=["at once", "one by one"])
+@pytest.fixture(params=["at once", "in pieces", "one by one"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of taking a batch: they must not differ."""
+    """Every way of taking a batch: they must not differ."""
+    if request.param == "in pieces":
+        monkeypatch.setattr(module, "PIECE_BYTES", 1)
     if request.param == "one by one":
         monkeypatch.setattr(module, "_at_once", lambda *_: None)
 
 
 # --- What is taken ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("way")
+def test_what_looks_like_the_end_of_an_event_is_none() -> None:
+    odd = [
+        learner(event_data={"text": "},{", "list": [{"a": 1}, {"b": [{}, {"c": "} , {"}]}], "empty": {}}),
+        learner(learner_id='\\"},{"'),
+        learner(event_data={"like an event": [learner(), learner()]}),
+    ]
+    for separators in ((",", ":"), (" , ", " : "), (", \n\t", ":")):
+        _, items = read(json.dumps(odd * 3, separators=separators).encode())
+        assert [taken(item)["metadata"] for item in items] == [event.get("event_data", {}) for event in odd * 3]
+        assert [taken(item)["user_id"] for item in items] == [event["learner_id"] for event in odd * 3]
+
+
+def test_a_bad_event_behind_good_pieces_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE_BYTES", 1)
+    for place in range(9):
+        events: list[object] = [learner(learner_id=f"l{number}") for number in range(9)]
+        events[place] = learner(event_type="nothing known")
+        _, items = read(json.dumps(events).encode())
+        assert [isinstance(item, Refused) for item in items] == [number == place for number in range(9)]
+        assert refused(items[place]).index == place
 
 
 @pytest.mark.usefixtures("way")
