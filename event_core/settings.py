@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices, AnyHttpUrl, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, AnyHttpUrl, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from event_core.errors import ConfigurationError
@@ -58,6 +58,15 @@ Ports = Annotated[list[Port], NoDecode, BeforeValidator(split_list), Field(min_l
 """One or more ports, comma-separated in the environment."""
 
 
+def _topic_name(name: str) -> str:
+    if name in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name):
+        raise ValueError("no name of a Kafka topic: use at most 249 letters, digits, dots, underscores and hyphens")
+    return name
+
+
+TopicName = Annotated[str, AfterValidator(_topic_name)]
+
+
 class ServiceSettings(BaseSettings):
     """What every service reads."""
 
@@ -86,15 +95,24 @@ class KafkaSettings(ServiceSettings):
         description="Brokers, comma-separated (also KAFKA_SERVER; this name wins)",
     )
     kafka_client_id: str = Field("event-platform", description="Client id shown in the broker's logs")
-    kafka_topic: str = Field("events", description="Topic of the events")
-    kafka_product_topic: str = Field("product_events", description="Topic of the events in the event_type form")
+    kafka_topic: TopicName = Field("events", description="Topic of the events")
+    kafka_product_topic: TopicName = Field("product_events", description="Topic of the events in the event_type form")
     kafka_topic_partitions: int = Field(
         6, ge=1, description="Partitions of both event topics where they have to be made"
     )
     kafka_replication_factor: int = Field(
         1, ge=1, description="Replicas of topics that have to be made; 3 in a cluster"
     )
-    dlq_topic: str = Field("events-dlq", description="Topic of the dead letters")
+    dlq_topic: TopicName = Field("events-dlq", description="Topic of the dead letters")
+
+    @model_validator(mode="after")
+    def _topics_of_their_own(self) -> Self:
+        if (
+            self.dlq_topic in (self.kafka_topic, self.kafka_product_topic)
+            or self.kafka_topic == self.kafka_product_topic
+        ):
+            raise ValueError("KAFKA_TOPIC, KAFKA_PRODUCT_TOPIC and DLQ_TOPIC must be three topics")
+        return self
 
 
 class PostgresSettings(ServiceSettings):

@@ -241,7 +241,10 @@ class Buffer:
         await self._in(self._reader, lambda: self._store.rewind(lane))
 
     async def forget(self, chunk: Chunk) -> None:
-        """``chunk`` is in Kafka."""
+        """``chunk`` is in Kafka. Comes to its end also where the caller is cancelled: else it would be sent again."""
+        await asyncio.shield(self._forget(chunk))
+
+    async def _forget(self, chunk: Chunk) -> None:
         await self._in(self._reader, lambda: self._store.forget(chunk))
         self._drained_at = time.monotonic()
         self._metrics.drained.inc(len(chunk.records))

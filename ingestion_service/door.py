@@ -204,18 +204,18 @@ class Door:
         """Makes dead letters of them; what was refused too often goes to quarantine once, and is only counted from then on."""
         names: list[str] = []
         letters: list[Record] = []
+        kept: list[bytes] = []
         quarantined = known = 0
         for item in refused:
             failures = self._failures.note(item.raw)
             letter = self._letter(item, failures, form, headers)
-            if failures >= self._most_failures > 0:
-                first = failures == self._most_failures
-                reason, message = item.error.reason, item.error.message
-                if first and await self._publisher.quarantine(letter, reason, message, failures):
-                    quarantined += 1
-                else:
-                    known += 1
+            if failures > self._most_failures > 0:
+                known += 1
                 continue
+            if failures == self._most_failures > 0 and await self._quarantined(letter, item, failures):
+                quarantined += 1
+                continue
+            kept.append(item.raw)
             names.append(item.event_id or dict(letter.headers)[HEADER_DEAD_LETTER_ID].decode())
             letters.append(letter)
         if not letters:
@@ -225,9 +225,15 @@ class Door:
                 await delivery.wait()
         except PlatformError as error:
             log.warning("refused events could not be kept", events=len(letters), problem=error.message)
+            for raw in kept:
+                self._failures.take_back(raw)
             return Kept([], quarantined, known, len(letters))
         self._metrics.dead_letters.inc(len(letters))
         return Kept(names, quarantined, known)
+
+    async def _quarantined(self, letter: Record, item: Refused, failures: int) -> bool:
+        """False where there is no room, or no disk: then it is a dead letter once more."""
+        return await self._publisher.quarantine(letter, item.error.reason, item.error.message, failures)
 
     def _letter(self, item: Refused, failures: int, form: Form, headers: Headers) -> Record:
         return dead_letter_record(

@@ -21,3 +21,9 @@ class Failures:
             self._old, self._young = self._young, {}
         self._young[key] = before + 1
         return before
+
+    def take_back(self, raw: bytes) -> None:
+        """Counts one refusal less: nothing was kept of it."""
+        key = hash(raw)
+        if self._young.get(key):
+            self._young[key] -= 1

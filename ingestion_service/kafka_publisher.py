@@ -117,9 +117,11 @@ class KafkaPublisher:
         orderly = not self._tasks()
         if not orderly and self._link.session is not None:
             self._link.lose(self._link.session, "the service ends")
-        await self._link.stop(orderly=orderly)
-        if self._buffer is not None:
-            await self._buffer.stop()
+        try:
+            await self._link.stop(orderly=orderly)
+        finally:
+            if self._buffer is not None:
+                await self._buffer.stop()
 
     def publish(self, topic: str, records: Sequence[Record]) -> list[Delivery]:
         buffer = self._buffer
@@ -136,15 +138,18 @@ class KafkaPublisher:
             raise Overloaded(
                 "too many events wait to be stored: send fewer at a time, or raise INGESTION_MAX_PENDING_BYTES"
             )
-        if buffer is None and any(groups[key_hash(record.key) % count].is_guilty(record) for record in records):
-            raise TooLarge(f"topic {topic} does not take this event: send less of it", reason="refused_by_broker")
         self._sender.fresh = True
         now = time.monotonic()
         deliveries = []
         for record in records:
             hashed = key_hash(record.key)
             group = groups[hashed % count]
-            if group.direct or buffer is None:
+            if buffer is None and group.is_guilty(record):
+                refusal = TooLarge(
+                    f"topic {topic} does not take this event: send less of it", reason="refused_by_broker"
+                )
+                deliveries.append(Delivery.settled(refusal))
+            elif group.direct or buffer is None:
                 self._sender.pending_bytes += len(record.value)
                 deliveries.append(group.take(record, now))
                 if group.task is None:

@@ -21,6 +21,10 @@ TICK_SECONDS = 1.0
 PING_TICKS = 5
 """An idle session is asked this often, in ticks; one that does not answer twice in a row is given up."""
 PING_SECONDS = 3.0
+OPEN_SECONDS = 60.0
+"""What opening a session may take in all; the client library has no such bound."""
+CLOSE_SECONDS = 5.0
+LEAVE_SECONDS = 7.0
 YOUNG_SECONDS = 0.2
 """A session that was lost so soon is not followed by the next one at once."""
 
@@ -123,14 +127,18 @@ class Link:
                 task.cancel()
                 await asyncio.wait({task})
         if self._leaving is not None:
-            await asyncio.wait({self._leaving}, timeout=5)
+            await asyncio.wait({self._leaving}, timeout=LEAVE_SECONDS)
         session, self.session = self.session, None
         if session is not None:
             if orderly:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(5):
+                try:
+                    async with asyncio.timeout(CLOSE_SECONDS):
                         await session.close()
                     return
+                except TimeoutError:
+                    pass
+                except Exception as error:  # as where one of its tasks had died: nothing was in flight
+                    log.warning("the producer could not be closed in order", problem=repr(error))
             await session.abandon()
 
     def lose(self, session: Session, problem: str) -> None:
@@ -141,6 +149,8 @@ class Link:
         self.problem = problem
         log.warning("the producer is given up", problem=problem)
         self._on_lost(problem)
+        # At once, and a task of its own: whoever ends us meanwhile must not leave a producer that goes on sending.
+        self._leaving = asyncio.create_task(session.abandon())
         self._trouble.set()
 
     async def probe(self) -> None:
@@ -161,7 +171,7 @@ class Link:
 
     async def _keep(self) -> None:
         while True:
-            opened = await connected(self._connect, self._note)
+            opened = await connected(self._open, self._note)
             self._trouble.clear()
             self._partitions = opened.partitions
             self.session = opened.session
@@ -170,11 +180,17 @@ class Link:
             self._first.set()
             began = asyncio.get_running_loop().time()
             await self._trouble.wait()
-            # A task of its own: whoever ends us meanwhile must not leave a producer half closed.
-            self._leaving = asyncio.create_task(opened.session.abandon())
-            await asyncio.shield(self._leaving)
+            assert self._leaving is not None
+            await asyncio.wait({self._leaving})
             if asyncio.get_running_loop().time() - began < YOUNG_SECONDS:
                 await asyncio.sleep(YOUNG_SECONDS / 4)
+
+    async def _open(self) -> Opened:
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                return await self._connect()
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"Kafka did not answer within {OPEN_SECONDS:g} s") from error
 
     def _note(self, problem: str) -> None:
         self.problem = problem

@@ -107,12 +107,12 @@ class Sender:
             group.direct = self.buffer is None
             return
         group.in_flight = batch = group.queue.popleft()
-        began = time.perf_counter()
+        began, records = time.perf_counter(), len(batch.records)
         batch.delivery.partition = await self._send(session, group, batch.records)
         group.in_flight = None
         self.pending_bytes -= batch.bytes
         batch.delivery.settle(Stored.KAFKA)
-        self._metrics.batch_records.observe(len(batch.records))
+        self._metrics.batch_records.observe(records)
         self._metrics.batch_seconds.observe(time.perf_counter() - began)
 
     async def _drain(self, session: Session, group: Group, buffer: Buffer) -> None:
@@ -156,24 +156,33 @@ class Sender:
 
     async def _next_chunk(self, lane: Lane, buffer: Buffer, size: int) -> Chunk | None:
         """The oldest records of a lane that are on disk or on their way to it; None where there are none."""
+        missed = False
         while buffer.waiting(lane):
             chunk = await buffer.read(lane, size)
             if chunk is not None:
                 return chunk
-            if not buffer.queued(lane):
+            if buffer.queued(lane):
+                await buffer.committed()
+            elif missed:
                 raise BufferBroken(f"events are counted on disk that cannot be read: {lane}")
-            await buffer.committed()
+            else:
+                missed = True  # a commit may have ended between the read and the question
         return None
 
     async def _send(self, session: Session, group: Group, records: Sequence[Record]) -> int | None:
         """Returns the partition where all went to one."""
         parts = group.by_partition(records)
         limit = min(group.limit, MAX_BATCH_BYTES)
-        group.sent_at = time.monotonic()
+        group.sent_at = began = time.monotonic()
         for partition, part in parts.items():
-            self.kafka_writes += await session.send(group.topic, partition, part, seconds=self._deadline, limit=limit)
+            seconds = max(0.1, began + self._deadline - time.monotonic())  # one deadline for them all
+            self.kafka_writes += await session.send(group.topic, partition, part, seconds=seconds, limit=limit)
+            self._metrics.produced.inc(len(part))
+            if len(parts) > 1 and group.in_flight is not None:
+                # What is acknowledged must not be sent again where a later part fails.
+                done = set(map(id, part))
+                group.in_flight.records = [record for record in group.in_flight.records if id(record) not in done]
         group.sent_at = None
-        self._metrics.produced.inc(len(records))
         return next(iter(parts)) if len(parts) == 1 else None
 
     def _refused(self, group: Group, refused: RecordsRefused) -> None:

@@ -48,6 +48,7 @@ class EventsPipeline:
         stopping.cancel()
         if not joining.done():
             joining.cancel()
+            await asyncio.wait({joining})
             return
         self._source = source = joining.result()
         runner = Runner(

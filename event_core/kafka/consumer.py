@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -65,22 +64,27 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             raise BrokerUnavailable(
                 f"Kafka at {settings.kafka_bootstrap_servers} does not answer: {error!r}"
             ) from error
+        except BaseException:
+            await source.stop()
+            raise
         return source
 
     async def stop(self) -> None:
         """Leaves the group, so that others take over at once."""
         consumer = self._consumer
-        with contextlib.suppress(KafkaError, OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await consumer.stop()
-        # It gives up at the first task that had failed, and while no broker answers it gets nowhere at all.
-        coordinator, fetcher = consumer._coordinator, consumer._fetcher
-        tasks: list[asyncio.Task[Any] | None] = []
-        if coordinator is not None:
-            tasks += (coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task)
-        if fetcher is not None:
-            tasks += (fetcher._fetch_task, *fetcher._pending_tasks)
-        await end(consumer._client, tasks)
+        # A task of its own: it raises whatever one of its tasks had failed with, even where that was a cancellation, and gives
+        # up there; while no broker answers it gets nowhere at all.
+        stopping = asyncio.create_task(consumer.stop())
+        try:
+            await asyncio.wait({stopping}, timeout=CLOSE_SECONDS)
+        finally:
+            coordinator, fetcher = consumer._coordinator, consumer._fetcher
+            tasks: list[asyncio.Task[Any] | None] = [stopping]
+            if coordinator is not None:
+                tasks += (coordinator._coordination_task, coordinator._heartbeat_task, coordinator._commit_refresh_task)
+            if fetcher is not None:
+                tasks += (fetcher._fetch_task, *fetcher._pending_tasks)
+            await end(consumer._client, tasks)
 
     @property
     def _alive(self) -> bool:

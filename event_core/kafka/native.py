@@ -4,7 +4,6 @@ levels of compression for live events."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 import aiokafka.conn
 from aiokafka.codec import gzip_encode, lz4_encode, zstd_encode
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 END_SECONDS = 2.0
@@ -45,14 +44,31 @@ _records.zstd_encode = partial(zstd_encode, level=ZSTD_LEVEL)
 async def end(client: Any, tasks: Iterable[asyncio.Task[Any] | None]) -> None:
     """Closes ``client`` without waiting for a broker, ends its own task and ``tasks``, and takes note of their errors, which
     asyncio would report when they are collected. Its sockets are closed before the other tasks end."""
+    client._get_conn = _no_connection  # a request that is tried again must not open another one
     synchronizer, client._sync_task = (
         client._sync_task,
         None,
     )  # else close() raises what it died of, and closes no socket
-    await _ended([synchronizer])
-    with contextlib.suppress(TimeoutError, KafkaError, OSError):
-        await asyncio.wait_for(client.close(), END_SECONDS)
-    await _ended(tasks)
+    try:
+        await _ended([synchronizer])
+        await _closed(client)
+    finally:
+        await _ended(tasks)
+        await _closed(client)  # a connection that was being made meanwhile
+
+
+async def _no_connection(*_: object, **__: object) -> None:
+    """The answer that aiokafka takes for a node that is not ready."""
+
+
+async def _closed(client: Any) -> None:
+    transports = [connection._writer.transport for connection in client._conns.values() if connection._writer]
+    closing = asyncio.create_task(client.close())
+    _, late = await asyncio.wait({closing}, timeout=END_SECONDS)
+    if late:  # it waits for what it has not sent yet
+        for transport in transports:
+            transport.abort()
+    await _ended([closing])
 
 
 def ended(*tasks: asyncio.Task[Any] | None) -> bool:

@@ -372,11 +372,14 @@ class SpoolStore:
         """Bytes of disk of all that lies in the folder; what other processes have is up to a second old."""
         with self._guard:
             now = self._clock()
-            if now - self._scanned >= _SCAN_SECONDS:
+            due = now - self._scanned >= _SCAN_SECONDS
+            if due:
                 self._scanned = now
                 held = frozenset(slot.directory for slot in self._slots)
-                with suppress(OSError):  # too many open files: what was found last is good enough
-                    self._others = disk.tree_size(self._directory, without=held)
+        if due:  # nobody must wait for the disk because we do
+            with suppress(OSError):  # too many open files: what was found last is good enough
+                self._others = disk.tree_size(self._directory, without=held)
+        with self._guard:
             own = sum(slot.size for slot in self._slots)
             active = self._journal.size if self._journal is not None else 0
             return own + active + self._ballast.size + self._others

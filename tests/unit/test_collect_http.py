@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from event_core.codec import Record
-from event_core.errors import BrokerUnavailable
+from event_core.errors import BrokerUnavailable, Unavailable
 from ingestion_service.delivery import Delivery, Stored
 from ingestion_service.errors import BufferFull
 from ingestion_service.publisher import MemoryPublisher
@@ -266,6 +266,25 @@ async def test_an_event_that_failed_more_than_three_times_is_quarantined() -> No
     assert [dict(letter.headers)["retry-count"] for letter in service.dead_letters()] == [b"0", b"1", b"2"]
     assert len(service.publisher.quarantined) == 1
     assert "quarantine" in replies[3]["warnings"][0]
+
+
+async def test_what_could_not_be_kept_does_not_count_as_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Ingestion()
+    bad = learner(event_type="?")
+    with monkeypatch.context() as patch:
+        patch.setattr(service.publisher, "problem", Unavailable("nothing takes it"))
+        for _ in range(6):
+            assert "could not be kept" in (await collect(service, [bad])).json()["warnings"][0]
+    assert [len((await collect(service, [bad])).json()["dlq_events"]) for _ in range(3)] == [1, 1, 1]
+
+    async def full(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(service.publisher, "quarantine", full)
+    assert len((await collect(service, [bad])).json()["dlq_events"]) == 1, (
+        "no room in quarantine: a dead letter once more"
+    )
+    assert len(service.dead_letters()) == 4
 
 
 async def test_the_two_forms_of_events_go_to_their_topics() -> None:

@@ -20,6 +20,7 @@ from ingestion_service.kafka_publisher import KafkaPublisher
 from ingestion_service.link import Opened
 from ingestion_service.metrics import Metrics
 from ingestion_service.settings import IngestionSettings
+from ingestion_service.spool.store import Chunk
 from tests.unit.scripted_kafka import ScriptedKafka
 
 DEADLINE = 0.2
@@ -471,3 +472,75 @@ async def test_nothing_acknowledged_is_lost_and_each_users_order_holds_whatever_
     await until(lambda: publisher.status().buffered_events == 0)
     for key in keys:
         assert kafka.of_key("events", key) == [sent.value for sent, _ in waiting if sent.key == key]
+
+
+async def test_what_kafka_has_is_forgotten_even_if_its_group_is_cancelled_meanwhile(
+    kafka: ScriptedKafka, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka.down = True
+    publisher = await start()
+    await settled(publisher.publish("events", [record(n) for n in range(500)]))
+    buffer = publisher._buffer
+    assert buffer is not None
+    real, calls = buffer.forget, 0
+
+    async def forget(chunk: Chunk) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            buffer._reader.submit(time.sleep, 0.2)  # another group's read, or a step of compaction
+            session = kafka.session_of(publisher)
+            asyncio.get_running_loop().call_later(0.02, publisher._link.lose, session, "another group failed")
+        await real(chunk)
+
+    monkeypatch.setattr(buffer, "forget", forget)
+    kafka.down = False
+    await until(lambda: publisher.status().buffered_events == 0)
+    assert kafka.values("events") == [b"%d" % n for n in range(500)], "each once"
+
+
+async def test_a_stop_in_the_middle_of_sending_leaves_no_producer_behind(kafka: ScriptedKafka, start: Start) -> None:
+    publisher = await start()
+    await connected(publisher)
+    kafka.delay = DEADLINE * 0.7
+    waiting = publisher.publish("events", [record(1)])
+    await asyncio.sleep(0.02)
+    waiting += publisher.publish("events", [record(2)])
+    await asyncio.sleep(0.02)
+    await publisher.stop()
+    assert Stored.DISK in await settled(waiting)
+    assert all(session.abandoned for session in kafka.sessions)
+
+
+async def test_a_producer_that_cannot_be_closed_keeps_nobody_from_closing_the_disk(
+    kafka: ScriptedKafka, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = await start()
+    await connected(publisher)
+
+    async def close() -> None:
+        raise RuntimeError("one of its tasks had died")
+
+    monkeypatch.setattr(kafka.session_of(publisher), "close", close)
+    await publisher.stop()
+    assert kafka.sessions[0].abandoned
+    assert publisher._buffer is not None
+    assert publisher._buffer._writer._shutdown
+
+
+async def test_partitions_that_acknowledged_are_not_sent_again_when_another_one_fails(
+    kafka: ScriptedKafka, start: Start
+) -> None:
+    kafka.partitions = dict.fromkeys(kafka.partitions, 5)
+    publisher = await start(kafka_topic_partitions=5)
+    await connected(publisher)
+    records = [record(n, b"key-%d" % n) for n in range(50)]
+    order = list(dict.fromkeys(partition_for(one.key, 5) for one in records))
+    kafka.stuck = {("events", order[-1])}
+    assert await settled(publisher.publish("events", records)) == [Stored.DISK] * 50
+    kafka.stuck = set()
+    await until(lambda: publisher.status().buffered_events == 0)
+    for (topic, partition), log in kafka.logs.items():
+        if topic == "events" and partition != order[-1]:
+            assert len(log) == len({one.value for one in log})
+    assert set(kafka.values("events")) == {one.value for one in records}
