@@ -60,7 +60,10 @@ migrate: venv ## Bring the database's schema up to date (`make up` does it too)
 	@$(PY) -m tools.migrate
 
 spool: venv ## Look into the collector's disk buffer (ARGS='list', 'show …' or 'export …'; ARGS=--help)
-	@$(PY) -m ingestion_service.spool $(ARGS)
+	@# The buffer of `make up` lies in .local, where nothing else is said.
+	@if [ -z "$${BUFFER_DIR+set}" ] && [ -d .local/buffer ] && ! grep -qs '^BUFFER_DIR=' .env; then \
+		BUFFER_DIR=.local/buffer; export BUFFER_DIR; fi; \
+	$(PY) -m ingestion_service.spool $(ARGS)
 
 # --- tests and checks
 

@@ -106,12 +106,9 @@ class KafkaSettings(ServiceSettings):
     dlq_topic: TopicName = Field("events-dlq", description="Topic of the dead letters")
 
     @model_validator(mode="after")
-    def _topics_of_their_own(self) -> Self:
-        if (
-            self.dlq_topic in (self.kafka_topic, self.kafka_product_topic)
-            or self.kafka_topic == self.kafka_product_topic
-        ):
-            raise ValueError("KAFKA_TOPIC, KAFKA_PRODUCT_TOPIC and DLQ_TOPIC must be three topics")
+    def _dead_letters_of_their_own(self) -> Self:
+        if self.dlq_topic in (self.kafka_topic, self.kafka_product_topic):
+            raise ValueError("DLQ_TOPIC must be another topic than KAFKA_TOPIC and KAFKA_PRODUCT_TOPIC")
         return self
 
 
@@ -155,7 +152,15 @@ def load(settings: type[S], **overrides: Any) -> S:
     except ValidationError as error:
         wrong = (
             # What concerns several settings has no place of its own: its message names them.
-            ": ".join(filter(None, [".".join(str(part) for part in problem["loc"]).upper(), problem["msg"]]))
+            ": ".join(
+                filter(
+                    None,
+                    [
+                        ".".join(str(part) for part in problem["loc"]).upper(),
+                        problem["msg"].removeprefix("Value error, "),
+                    ],
+                )
+            )
             for problem in error.errors(include_input=False, include_url=False)
         )
         raise ConfigurationError("; ".join(wrong)) from None

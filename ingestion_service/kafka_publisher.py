@@ -127,7 +127,8 @@ class KafkaPublisher:
         buffer = self._buffer
         if self._link.session is None and buffer is None:
             raise BrokerUnavailable(
-                f"the event was not stored: {self._link.problem}. Send it again, with the same event_id if it has one",
+                "the event was not stored: Kafka is away and the disk buffer is off. Send it again, with the same event_id "
+                "if it has one",
                 retry_after=RETRY_AFTER_SECONDS,
             )
         groups = self._groups[topic]
@@ -225,7 +226,7 @@ class KafkaPublisher:
                 else:
                     self._start_if_due(group)
 
-    def _lost(self, problem: str) -> None:
+    def _lost(self) -> None:
         """Everything unacknowledged goes to disk in its order, before anything new."""
         self._metrics.connected.set(0)
         self._metrics.abandoned.inc()
@@ -234,7 +235,8 @@ class KafkaPublisher:
             if task is not current:
                 task.cancel()  # the others wait for the same producer
         refusal = BrokerUnavailable(
-            f"the event may not have been stored: {problem}. Send it again, with the same event_id if it has one",
+            "the event may not have been stored: Kafka went away meanwhile. Send it again, with the same event_id if it has "
+            "one",
             retry_after=RETRY_AFTER_SECONDS,
         )
         for group in self._all_groups():

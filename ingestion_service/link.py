@@ -87,7 +87,7 @@ class Link:
         connect: Callable[[], Awaitable[Opened]],
         *,
         on_open: Callable[[Opened], None],
-        on_lost: Callable[[str], None],
+        on_lost: Callable[[], None],
         on_tick: Callable[[], Awaitable[None]],
         on_failure: Callable[[BaseException], None] | None,
     ) -> None:
@@ -148,7 +148,7 @@ class Link:
         self.session = None
         self.problem = problem
         log.warning("the producer is given up", problem=problem)
-        self._on_lost(problem)
+        self._on_lost()
         # At once, and a task of its own: whoever ends us meanwhile must not leave a producer that goes on sending.
         self._leaving = asyncio.create_task(session.abandon())
         self._trouble.set()

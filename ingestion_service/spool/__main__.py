@@ -13,12 +13,14 @@ from time import monotonic
 from typing import Any, Final, TextIO
 
 from event_core.codec import Record
+from event_core.errors import ConfigurationError
+from event_core.settings import load
+from ingestion_service.settings import IngestionSettings
 from ingestion_service.spool import columns, disk, files, quarantine, view
 from ingestion_service.spool.journal import LOG_SUFFIX
 from ingestion_service.spool.text import as_json, from_json
 from ingestion_service.spool.view import Seen
 
-DEFAULT_DIRECTORY: Final = "./data/buffer"
 FOUND_DAMAGE: Final = 3
 _PROGRESS_SECONDS: Final = 2.0
 _EPILOG: Final = """\
@@ -26,6 +28,8 @@ examples:
   python -m ingestion_service.spool list
   python -m ingestion_service.spool show slot-0/000001.journal --limit 5
   python -m ingestion_service.spool export --output events.jsonl
+
+A lane is a twelfth of a topic's keys: Kafka's partition is decided when an event is sent.
 
 exit codes: 0 done; 1 the folder or file cannot be read; 2 wrong usage; 3 done, but something is damaged
 """
@@ -50,9 +54,9 @@ class Failure(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
     options = _parser().parse_args(arguments)
-    directory = Path(options.directory)
     problems = Problems()
     try:
+        directory: Path = options.directory or _directory()
         if not directory.is_dir():
             raise Failure(
                 f"{directory} is no folder: name it with --directory, or set BUFFER_DIR as the service has it"
@@ -73,6 +77,16 @@ def main(arguments: list[str] | None = None) -> int:
     return FOUND_DAMAGE if problems.told else 0
 
 
+def _directory() -> Path:
+    try:
+        directory = load(IngestionSettings).buffer_dir
+    except ConfigurationError as error:
+        raise Failure(f"{error.message}; or name the folder with --directory") from error
+    if directory is None:
+        raise Failure("BUFFER_DIR is set to nothing, which turns the buffer off: name a folder with --directory")
+    return directory
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ingestion_service.spool",
@@ -83,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--directory",
-        default=os.environ.get("BUFFER_DIR") or DEFAULT_DIRECTORY,
-        help="the buffer's folder (default: BUFFER_DIR, else %(default)s)",
+        type=Path,
+        help="the buffer's folder (default: BUFFER_DIR as the service reads it, .env included)",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[common], help="slots, files, sizes, and how many events wait where")
@@ -102,10 +116,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return int(text)
 
 
 def _list(directory: Path, _: argparse.Namespace, problems: Problems) -> None:
@@ -121,7 +134,7 @@ def _list(directory: Path, _: argparse.Namespace, problems: Problems) -> None:
         if times:
             print(f"  received: {times[0]} to {times[-1]}")
         for lane, count in sorted(found.waiting.items()):
-            print(f"  {lane.topic} partition {lane.number} of {lane.of}: {count} events")
+            print(f"  {lane.topic} lane {lane.number} of {lane.of}: {count} events")
         for path in found.files:
             print(f"  {path.relative_to(directory)}  {_size(path)}")
     kept = quarantine.files(directory)
@@ -174,7 +187,7 @@ def _chosen(directory: Path, name: str, problems: Problems) -> Iterator[tuple[st
 
 def _place(directory: Path, seen: Seen) -> tuple[str, Record, str]:
     path = seen.file.relative_to(directory) if seen.file.is_relative_to(directory) else seen.file
-    lane = f"{seen.lane.topic} partition {seen.lane.number} of {seen.lane.of}, number {seen.position}"
+    lane = f"{seen.lane.topic} lane {seen.lane.number} of {seen.lane.of}, number {seen.position}"
     return str(path), seen.record, f": {lane}"
 
 
@@ -203,7 +216,7 @@ def _export(directory: Path, options: argparse.Namespace, problems: Problems) ->
 def _lines(directory: Path, problems: Problems) -> Iterator[dict[str, Any]]:
     for slot in view.slots(directory):
         for seen in view.waiting(slot, columns.unpack, problems):
-            yield {"topic": seen.lane.topic, "partition": seen.lane.number, **as_json(seen.record)}
+            yield {"topic": seen.lane.topic, "lane": seen.lane.number, **as_json(seen.record)}
     for path in quarantine.files(directory):
         for line in _quarantined(path, problems):
             yield {**line, "quarantined": True}

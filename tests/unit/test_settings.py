@@ -13,6 +13,7 @@ from event_core.errors import ConfigurationError
 from event_core.settings import (
     OFF_WHEN_EMPTY,
     PLATFORM_SETTINGS,
+    KafkaSettings,
     ServiceSettings,
     describe,
     env_names,
@@ -248,7 +249,7 @@ def test_origins_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch, tex
 def test_cookies_of_every_page_are_never_taken(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
     monkeypatch.setenv("INGESTION_CORS_ORIGINS", origins)
     monkeypatch.setenv("INGESTION_CORS_CREDENTIALS", "true")
-    with pytest.raises(ConfigurationError, match=r"^Value error, INGESTION_CORS_CREDENTIALS"):
+    with pytest.raises(ConfigurationError, match=r"^INGESTION_CORS_CREDENTIALS"):
         load(IngestionSettings)
     monkeypatch.setenv("INGESTION_CORS_ORIGINS", "https://a.example")
     assert load(IngestionSettings).ingestion_cors_credentials is True
@@ -355,3 +356,22 @@ def test_the_example_file_shows_the_defaults(monkeypatch: pytest.MonkeyPatch, se
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_setting_says_what_it_is_for(service: type[ServiceSettings]) -> None:
     assert [name for name, field in service.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("name", ["bad topic!", "", ".", "x" * 250, "a/b"])
+@pytest.mark.parametrize("variable", ["KAFKA_TOPIC", "KAFKA_PRODUCT_TOPIC", "DLQ_TOPIC"])
+def test_what_can_never_be_a_topic_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, variable: str, name: str
+) -> None:
+    monkeypatch.setenv(variable, name)
+    if not name:
+        load(KafkaSettings)  # unset
+        return
+    with pytest.raises(ConfigurationError, match=f"{variable}: no name of a Kafka topic"):
+        load(KafkaSettings)
+
+
+def test_dead_letters_never_go_where_they_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLQ_TOPIC", "events")
+    with pytest.raises(ConfigurationError, match=r"^DLQ_TOPIC must be another topic"):
+        load(KafkaSettings)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from event_core.codec import Record
+from ingestion_service.settings import IngestionSettings
 from ingestion_service.spool.__main__ import main
 from ingestion_service.spool.lane import Entry, Lane
 from ingestion_service.spool.quarantine import Quarantine
@@ -63,7 +64,7 @@ def test_list_names_slots_files_and_what_waits(live: SpoolStore, tmp_path: Path,
     for name in ("slot-0/000001-000001.segment", "slot-0/000002.journal", "slot-0/000003.journal"):
         assert name in told
     for lane, count in live.waiting().items():
-        assert f"events partition {lane.number} of 3: {count} events" in told
+        assert f"events lane {lane.number} of 3: {count} events" in told
     assert "quarantine/001.jsonl: 1 events" in told
 
 
@@ -159,7 +160,7 @@ def test_show_is_for_people(live: SpoolStore, tmp_path: Path, capsys: Output) ->
     told = capsys.readouterr().out
     assert told.count("  value    ") == 62
     assert "event-id: '59'" in told
-    assert "odd partition 1 of 2, number 0" in told
+    assert "odd lane 1 of 2, number 0" in told
     assert "refused_by_broker after 3 retries" in told
     assert run(tmp_path, "show", "slot-0/000002.journal", "--limit", "3") == 0
     told = capsys.readouterr().out
@@ -233,3 +234,21 @@ def test_help_explains_the_commands() -> None:
     told, _ = command("--help").communicate()
     for word in ("list", "show", "export", "exit codes", "examples"):
         assert word in told
+
+
+def test_the_folder_is_the_one_that_the_service_would_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / ".env").write_text("BUFFER_DIR=there\n")
+    monkeypatch.setitem(IngestionSettings.model_config, "env_file", ".env")  # which the other tests do without
+    monkeypatch.delenv("BUFFER_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["list"]) == 0
+    assert "0 events wait" in capsys.readouterr().out
+    monkeypatch.setenv("BUFFER_DIR", "elsewhere")
+    assert main(["list"]) == 1
+    assert "elsewhere is no folder" in capsys.readouterr().err
+    monkeypatch.setenv("BUFFER_DIR", "")
+    assert main(["list"]) == 1
+    assert "turns the buffer off" in capsys.readouterr().err
