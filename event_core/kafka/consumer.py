@@ -12,7 +12,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from event_core.errors import BrokerUnavailable, ClientBroken
 from event_core.kafka import METADATA_MAX_AGE_MS, REQUEST_TIMEOUT_MS
-from event_core.kafka.native import end, ended
+from event_core.kafka.native import end, ended, note_commits
 from event_core.settings import KafkaSettings
 from event_core.source import Polled
 from event_core.telemetry import get_logger
@@ -59,6 +59,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         try:
             source._consumer.subscribe(source._topics, listener=source)
             await source._consumer.start()
+            note_commits(source._consumer._coordinator)
         except (KafkaError, OSError) as error:
             await source.stop()
             raise BrokerUnavailable(

@@ -71,6 +71,19 @@ async def _closed(client: Any) -> None:
     await _ended([closing])
 
 
+def note_commits(coordinator: Any) -> None:
+    """Takes note of what becomes of each commit of offsets. One that its caller no longer waits for goes on by itself, as
+    aiokafka shields it, and asyncio would report its error, which is nobody's concern."""
+    commit = coordinator._do_commit_offsets
+
+    def noted(*arguments: object) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(commit(*arguments))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    coordinator._do_commit_offsets = noted
+
+
 def ended(*tasks: asyncio.Task[Any] | None) -> bool:
     """Whether one of a client's background tasks has died: aiokafka tells it in no other way."""
     return any(task is not None and task.done() for task in tasks)

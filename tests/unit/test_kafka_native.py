@@ -19,7 +19,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.admin import ApiVersionRequest
 
 from event_core.kafka import native
-from event_core.kafka.native import Connection, end, ended
+from event_core.kafka.native import Connection, end, ended, note_commits
 
 BATCH_HEADER_BYTES = 61
 
@@ -77,6 +77,28 @@ def test_batches_are_packed_at_the_levels_chosen_here(
     records = bytes(batch._buffer)[BATCH_HEADER_BYTES:]
     time = slice(10 if flag == 1 else 0, None)  # gzip begins with the time of day
     assert records[time] == packed(unpack(records))[time]
+
+
+def test_a_commit_that_nobody_waits_for_any_more_fails_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    class Coordinator:
+        async def _do_commit_offsets(self, *_: object) -> None:
+            await asyncio.sleep(0.05)
+            raise KafkaConnectionError("the coordinator is away")
+
+    async def work() -> None:
+        coordinator = Coordinator()
+        note_commits(coordinator)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.shield(coordinator._do_commit_offsets("assignment", {}))
+        await asyncio.sleep(0.1)
+        with pytest.raises(KafkaConnectionError):
+            await coordinator._do_commit_offsets("assignment", {})
+        gc.collect()
+
+    with caplog.at_level(logging.WARNING):
+        on_uvloop(work())
+    assert not caplog.records
 
 
 def test_a_client_whose_own_task_had_died_is_closed_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
