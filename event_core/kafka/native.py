@@ -77,7 +77,7 @@ def note_commits(coordinator: Any) -> None:
     commit = coordinator._do_commit_offsets
 
     def noted(*arguments: object) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(commit(*arguments))
+        task: asyncio.Task[None] = asyncio.create_task(commit(*arguments))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
