@@ -150,20 +150,16 @@ def load(settings: type[S], **overrides: Any) -> S:
     try:
         return settings(**overrides)
     except ValidationError as error:
-        wrong = (
-            # What concerns several settings has no place of its own: its message names them.
-            ": ".join(
-                filter(
-                    None,
-                    [
-                        ".".join(str(part) for part in problem["loc"]).upper(),
-                        problem["msg"].removeprefix("Value error, "),
-                    ],
-                )
-            )
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise ConfigurationError("; ".join(wrong)) from None
+        problems = error.errors(include_input=False, include_url=False)
+        raise ConfigurationError(
+            "; ".join(_explained(problem["loc"], problem["msg"]) for problem in problems)
+        ) from None
+
+
+def _explained(place: tuple[int | str, ...], problem: str) -> str:
+    # What concerns several settings has no place of its own: its message names them.
+    name = ".".join(map(str, place)).upper()
+    return ": ".join(filter(None, [name, problem.removeprefix("Value error, ")]))
 
 
 def env_names(settings: type[ServiceSettings]) -> dict[str, tuple[str, ...]]:

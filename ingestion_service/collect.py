@@ -162,12 +162,7 @@ def _one_by_one(raw: bytes, now: datetime, limits: Limits) -> Batch:
     envelope = {} if elements.beside is None else _envelope(raw, elements.beside)
     setting = setting_of(envelope, now, limits)
     batch = Batch(setting.batch_id, ())
-    items = _items(raw, elements.spans, setting, limits, batch)
-    if len(raw) <= WHOLE_BYTES:
-        batch.items = list(items)
-    else:
-        _check_json(raw, elements.spans, limits)
-        batch.items = items
+    batch.items = _items(raw, elements.spans, setting, limits, batch)
     return batch
 
 
@@ -258,20 +253,6 @@ def _check_element(raw: bytes, limits: Limits) -> None:
         check_shape(raw, max_depth=limits.depth, max_separators=limits.separators)
     except TooLarge as error:
         raise TooLarge(error.message.replace("the body", "the event", 1), reason=error.reason) from None
-
-
-def _check_json(raw: bytes, spans: list[slice], limits: Limits) -> None:
-    """MalformedBody where an event that will be parsed is not JSON."""
-    for index, span in enumerate(spans):
-        element = raw[span]
-        try:
-            _check_element(element, limits)
-            _parse(element)
-        except TooLarge:
-            continue
-        except ValidationError as error:
-            if not is_json(error):
-                _lenient(index, element, error)
 
 
 def _lenient(index: int, raw: bytes, error: ValidationError) -> object:

@@ -212,9 +212,11 @@ class Door:
             if failures > self._most_failures > 0:
                 known += 1
                 continue
-            if failures == self._most_failures > 0 and await self._quarantined(letter, item, failures):
+            if failures == self._most_failures > 0 and await self._publisher.quarantine(
+                letter, item.error.reason, item.error.message, failures
+            ):
                 quarantined += 1
-                continue
+                continue  # else there is no room, or no disk: it is a dead letter once more
             kept.append(item.raw)
             names.append(item.event_id or dict(letter.headers)[HEADER_DEAD_LETTER_ID].decode())
             letters.append(letter)
@@ -230,10 +232,6 @@ class Door:
             return Kept([], quarantined, known, len(letters))
         self._metrics.dead_letters.inc(len(letters))
         return Kept(names, quarantined, known)
-
-    async def _quarantined(self, letter: Record, item: Refused, failures: int) -> bool:
-        """False where there is no room, or no disk: then it is a dead letter once more."""
-        return await self._publisher.quarantine(letter, item.error.reason, item.error.message, failures)
 
     def _letter(self, item: Refused, failures: int, form: Form, headers: Headers) -> Record:
         return dead_letter_record(

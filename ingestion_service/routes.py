@@ -6,6 +6,7 @@ FastAPI's machinery per request costs more than everything these endpoints do, s
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 
 import orjson
 from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -37,7 +38,7 @@ _UNPARSED = frozenset({"not_an_object", "too_deep", "too_wide"})
 """Refusals of bodies that are no object, or were never parsed: nothing is kept of them."""
 
 
-class Endpoint:
+class Endpoint(ABC):
     """What both endpoints do alike: read, time, count, render errors. A subclass answers in ``_answer``."""
 
     def __init__(
@@ -121,11 +122,11 @@ class Endpoint:
             span.set_attribute("messaging.batch.message_count", events)
             return status, reply, events
 
+    @abstractmethod
     async def _answer(
         self, head: Head, receive: Receive, traceparent: str | None, scope: Scope, began: float
     ) -> tuple[int, bytes, int]:
         """(status, reply, events in it)."""
-        raise NotImplementedError
 
     async def _batch_answer(
         self, batch: Batch, body: bytes, traceparent: str | None, scope: Scope, began: float

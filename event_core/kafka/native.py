@@ -45,30 +45,28 @@ async def end(client: Any, tasks: Iterable[asyncio.Task[Any] | None]) -> None:
     """Closes ``client`` without waiting for a broker, ends its own task and ``tasks``, and takes note of their errors, which
     asyncio would report when they are collected. Its sockets are closed before the other tasks end."""
     client._get_conn = _no_connection  # a request that is tried again must not open another one
-    synchronizer, client._sync_task = (
-        client._sync_task,
-        None,
-    )  # else close() raises what it died of, and closes no socket
+    synchronizer = client._sync_task
+    client._sync_task = None  # else close() raises what it died of, and closes no socket
     try:
-        await _ended([synchronizer])
-        await _closed(client)
+        await _cancel([synchronizer])
+        await _close(client)
     finally:
-        await _ended(tasks)
-        await _closed(client)  # a connection that was being made meanwhile
+        await _cancel(tasks)
+        await _close(client)  # a connection that was being made meanwhile
 
 
 async def _no_connection(*_: object, **__: object) -> None:
     """The answer that aiokafka takes for a node that is not ready."""
 
 
-async def _closed(client: Any) -> None:
+async def _close(client: Any) -> None:
     transports = [connection._writer.transport for connection in client._conns.values() if connection._writer]
     closing = asyncio.create_task(client.close())
     _, late = await asyncio.wait({closing}, timeout=END_SECONDS)
     if late:  # it waits for what it has not sent yet
         for transport in transports:
             transport.abort()
-    await _ended([closing])
+    await _cancel([closing])
 
 
 def note_commits(coordinator: Any) -> None:
@@ -89,7 +87,7 @@ def ended(*tasks: asyncio.Task[Any] | None) -> bool:
     return any(task is not None and task.done() for task in tasks)
 
 
-async def _ended(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
+async def _cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
     known = {task for task in tasks if task is not None}
     pending = {task for task in known if not task.done()}
     # The producer's sender, cancelled, waits for tasks of its own, which wait for what never comes; cancelled again, it ends

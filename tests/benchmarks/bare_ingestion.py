@@ -15,12 +15,13 @@ from typing import Any, NotRequired
 from uuid import UUID, uuid4
 
 import orjson
-import uvicorn
 from aiokafka import AIOKafkaProducer
 from aiokafka.producer.message_accumulator import BatchBuilder
 from pydantic import TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
+
+from tests.benchmarks.baseline import serve
 
 TOPIC = os.environ.get("KAFKA_TOPIC", "events")
 BATCH_BYTES = 512 << 10
@@ -167,12 +168,4 @@ class Bare:
 
 
 if __name__ == "__main__":
-    uvicorn.run(
-        Bare(),
-        host="127.0.0.1",
-        port=int(os.environ.get("PORT", "8001")),
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level="warning",
-    )
+    serve(Bare())

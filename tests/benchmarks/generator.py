@@ -20,12 +20,11 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from tests.benchmarks.answers import is_whole
 from tests.benchmarks.bodies import Bodies, read
 from tests.benchmarks.figures import quantiles
 
 QUANTILES = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999, "max_ms": 1.0}
-_END_OF_HEAD = b"\r\n\r\n"
-_LENGTH = b"content-length:"
 
 
 @dataclass(frozen=True)
@@ -111,12 +110,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head = self._buffer.find(_END_OF_HEAD)
-        if head < 0:
-            return
-        start = self._buffer.lower().find(_LENGTH, 0, head + 2) + len(_LENGTH)
-        length = int(self._buffer[start : self._buffer.index(b"\r\n", start)])
-        if len(self._buffer) < head + 4 + length:
+        if not is_whole(self._buffer):
             return
         run, now = self._run, time.perf_counter()
         run.times.append(now - self._sent_at)

@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-import uvicorn
 from aiokafka import AIOKafkaProducer
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
+
+from tests.benchmarks.baseline import serve
 
 TOPIC = os.environ.get("KAFKA_TOPIC", "events")
 
@@ -70,12 +71,4 @@ async def post_event(event: Event) -> Accepted:
 
 
 if __name__ == "__main__":
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=int(os.environ.get("PORT", "8001")),
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level="warning",
-    )
+    serve(app)

@@ -24,6 +24,7 @@ from uuid import UUID
 
 import uvloop
 
+from tests.benchmarks.answers import is_whole
 from tests.benchmarks.bodies import bodies
 from tests.benchmarks.learners import Learners
 from tests.support.process import ROOT
@@ -33,8 +34,6 @@ TICK_SECONDS = 0.001
 AHEAD = 16
 """Bodies kept ready, so that making one does not make the next request late."""
 LAST_ANSWERS_SECONDS = 30.0
-_END_OF_HEAD = b"\r\n\r\n"
-_LENGTH = b"content-length:"
 
 
 class Load:
@@ -150,12 +149,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head = self._buffer.find(_END_OF_HEAD)
-        if head < 0:
-            return
-        start = self._buffer.lower().find(_LENGTH, 0, head + 2) + len(_LENGTH)
-        length = int(self._buffer[start : self._buffer.index(b"\r\n", start)])
-        if len(self._buffer) < head + 4 + length:
+        if not is_whole(self._buffer):
             return
         reply, self._buffer = self._buffer, b""
         self._load.answer(self, reply[9:12].decode(), reply)

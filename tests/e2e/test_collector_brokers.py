@@ -39,6 +39,19 @@ def in_kafka_at_once(service: Service) -> float:
     return service.metric("ingestion_events_accepted_total", stored="kafka")
 
 
+def connected(platform: Platform) -> Service:
+    """The collector, once it is connected, and a consumer beside it."""
+    ingestion = platform.start("ingestion_service")
+    platform.start("event_consumer")
+    until("it is connected", lambda: flowing(ingestion))
+    return ingestion
+
+
+def events_reach_kafka(ingestion: Service, what: str) -> None:
+    before = in_kafka_at_once(ingestion)
+    until(what, lambda: in_kafka_at_once(ingestion) > before + 100)
+
+
 def assert_taken(work: Load) -> None:
     assert work.posted.statuses() == {202}
     assert work.posted.seconds(share=1.0) < BREAKER_SECONDS
@@ -49,9 +62,7 @@ def test_row_4_too_few_replicas(platform: Platform, cluster: ThreeBrokers) -> No
     platform = on_kafka(platform, cluster.bootstrap, KAFKA_REPLICATION_FACTOR="2")
     for topic in (platform.topic, platform.product_topic):
         make_topic(cluster.bootstrap, topic, PARTITIONS, 2, min_insync_replicas=2)
-    ingestion = platform.start("ingestion_service")
-    platform.start("event_consumer")
-    until("it is connected", lambda: flowing(ingestion))
+    ingestion = connected(platform)
     with load(ingestion, mixed_events) as work:
         events_flow(platform, 100)
         cluster.kill(3)
@@ -61,8 +72,7 @@ def test_row_4_too_few_replicas(platform: Platform, cluster: ThreeBrokers) -> No
                 lambda: any(len(found) < 2 for found in in_sync(cluster.bootstrap, platform.topic).values()),
             )
             until("some wait on disk", lambda: not flowing(ingestion))
-            before = in_kafka_at_once(ingestion)
-            until("others flow", lambda: in_kafka_at_once(ingestion) > before + 100)
+            events_reach_kafka(ingestion, "others flow")
             events_flow(platform, 100)
         finally:
             cluster.start(3)
@@ -80,17 +90,14 @@ def test_row_5_a_partition_without_a_leader(platform: Platform, cluster: ThreeBr
     make_topic(cluster.bootstrap, platform.topic, PARTITIONS)
     make_topic(cluster.bootstrap, platform.product_topic, PARTITIONS)
     make_topic(cluster.bootstrap, platform.dlq_topic, 1, 3)
-    ingestion = platform.start("ingestion_service")
-    platform.start("event_consumer")
-    until("it is connected", lambda: flowing(ingestion))
+    ingestion = connected(platform)
     with load(ingestion, mixed_events) as work:
         events_flow(platform, 100)
         cluster.kill(2)
         try:
             until("no leader", lambda: None in leaders(cluster.bootstrap, platform.topic).values())
             until("some wait on disk", lambda: not flowing(ingestion))
-            before = in_kafka_at_once(ingestion)
-            until("others flow", lambda: in_kafka_at_once(ingestion) > before + 100)
+            events_reach_kafka(ingestion, "others flow")
         finally:
             cluster.start(2)
         until("all flow", lambda: flowing(ingestion), seconds=30)
@@ -104,8 +111,7 @@ def test_row_7_the_brokers_address_changes(platform: Platform, tmp_path: Path) -
         ingestion = platform.start("ingestion_service")
         until("it is connected", lambda: flowing(ingestion))
         with load(ingestion, mixed_events, rate=200, workers=4) as work:
-            before = in_kafka_at_once(ingestion)
-            until("events flow", lambda: in_kafka_at_once(ingestion) > before + 100)
+            events_reach_kafka(ingestion, "events flow")
             broker.move()
             before = in_kafka_at_once(ingestion)
             until(

@@ -42,6 +42,17 @@ def entries(numbers: Iterable[int], *, size: int = 0) -> list[Entry]:
     return [entry(number, size=size) for number in numbers]
 
 
+def fill_every_kind(store: SpoolStore, count: int, step: int, *, segment_at: int, journal_at: int) -> None:
+    """Appends events 0 to ``count`` by ``step``; those up to the commit at ``segment_at`` become a segment, those up to the one
+    at ``journal_at`` a sealed journal, the rest stays in the one that is written to."""
+    for start in range(0, count, step):
+        store.append(entries(range(start, start + step)))
+        if start in (segment_at, journal_at):
+            store.seal()
+        if start == segment_at:
+            compact_all(store)
+
+
 def number_of(given: Record) -> int:
     return int(given.headers[0][1])
 

@@ -21,7 +21,7 @@ from ingestion_service.spool.quarantine import Quarantine
 from ingestion_service.spool.store import SpoolStore
 from ingestion_service.spool.text import from_json
 from ingestion_service.spool.tuning import Tuning
-from tests.support.spool import LANES, MIB, chunks, compact_all, entries, number_of, record
+from tests.support.spool import LANES, MIB, chunks, compact_all, entries, fill_every_kind, number_of, record
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Output = pytest.CaptureFixture[str]
@@ -31,13 +31,7 @@ Output = pytest.CaptureFixture[str]
 def live(tmp_path: Path) -> Iterator[SpoolStore]:
     """A store at work: a segment, a sealed journal, one that is written to; an event in quarantine."""
     store = SpoolStore.open(tmp_path, max_bytes=100 * MIB, tuning=Tuning(enough_records=30))
-    for start in range(0, 60, 10):
-        store.append(entries(range(start, start + 10)))
-        if start == 30:
-            store.seal()
-            compact_all(store)
-        if start == 40:
-            store.seal()
+    fill_every_kind(store, 60, 10, segment_at=30, journal_at=40)
     kept = Quarantine(tmp_path, MIB)
     kept.keep("events", record(99), "refused_by_broker", "too large", 3, AT)
     kept.close()

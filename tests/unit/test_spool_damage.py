@@ -18,7 +18,18 @@ from ingestion_service.spool.damaged import Damaged
 from ingestion_service.spool.files import SpoolFile
 from ingestion_service.spool.store import SpoolStore
 from ingestion_service.spool.tuning import Tuning
-from tests.support.spool import LANES, MIB, compact_all, copy_as_killed, drain, entries, files_in, number_of, record
+from tests.support.spool import (
+    LANES,
+    MIB,
+    compact_all,
+    copy_as_killed,
+    drain,
+    entries,
+    files_in,
+    fill_every_kind,
+    number_of,
+    record,
+)
 
 SAMPLED = 25
 SEGMENT, SEALED, OPEN, LOG, CURSOR = (
@@ -42,13 +53,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Victim:
     """A segment, a sealed journal, and one that was being written to."""
     directory = tmp_path_factory.mktemp("spool")
     store = SpoolStore.open(directory, max_bytes=100 * MIB, tuning=Tuning(enough_records=100))
-    for start in range(0, 406, 7):
-        store.append(entries(range(start, start + 7)))
-        if start == 203:
-            store.seal()
-            compact_all(store)
-        if start == 343:
-            store.seal()
+    fill_every_kind(store, 406, 7, segment_at=203, journal_at=343)
     found = {name: (directory / name).read_bytes() for name in [*files_in(directory), CURSOR]}
     store.close()
     assert set(found) == {SEGMENT, SEALED, OPEN, LOG, CURSOR}
