@@ -17,7 +17,7 @@ ARGS =
 UV_COMPILE := $(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 EXTRAS := ingestion consumer analytics migrate
 
-.PHONY: help setup venv up down logs status restart clean doctor run migrate spool bench \
+.PHONY: help setup venv up down logs status restart clean doctor run migrate spool dlq offsets rebuild-rollups bench \
 	test test-unit test-integration test-e2e test-compose test-exhaustive check format lock schema-docs api-docs
 
 help: ## List the targets
@@ -59,11 +59,20 @@ doctor: venv ## Check programs, versions, ports, disk, memory: what is missing, 
 migrate: venv ## Bring the database's schema up to date (`make up` does it too)
 	@$(PY) -m tools.migrate
 
+rebuild-rollups: venv ## Make counts and users' days anew from the events; shows what differed (ARGS=--dry-run only compares)
+	@$(PY) -m tools.rebuild_rollups $(ARGS)
+
 spool: venv ## Look into the collector's disk buffer (ARGS='list', 'show …' or 'export …'; ARGS=--help)
 	@# The buffer of `make up` lies in .local, where nothing else is said.
 	@if [ -z "$${BUFFER_DIR+set}" ] && [ -d .local/buffer ] && ! grep -qs '^BUFFER_DIR=' .env; then \
 		BUFFER_DIR=.local/buffer; export BUFFER_DIR; fi; \
 	$(PY) -m ingestion_service.spool $(ARGS)
+
+dlq: venv ## Dead letters: look, mend, send again, give up (ARGS='list', 'show …', 'replay …' or 'discard …'; ARGS=--help)
+	@$(PY) -m tools.dlq $(ARGS)
+
+offsets: venv ## Where the consumer reads on, and deciding it anew (ARGS='show' or 'reset …'; ARGS=--help)
+	@$(PY) -m tools.offsets $(ARGS)
 
 # --- tests and checks
 

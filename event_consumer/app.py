@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 from event_consumer import __version__
+from event_consumer.letters.errors import STATUSES as LETTER_STATUSES
 from event_consumer.metrics import Metrics
 from event_core.errors import PlatformError, Unavailable
 from event_core.health import Health, Ping, health_router
@@ -34,6 +35,8 @@ class Deps:
     pings: list[Ping]
     metrics: Metrics
     on_failure: Callable[[BaseException], None]
+    routers: list[APIRouter] = field(default_factory=list)
+    """Routes beside the operational ones."""
 
 
 def create_app(service_name: str, deps: Deps) -> ASGIApp:
@@ -68,7 +71,9 @@ def create_app(service_name: str, deps: Deps) -> ASGIApp:
         version=__version__,
         lifespan=lifespan,
     )
-    statuses: dict[type[PlatformError], int] = {Unavailable: 503}
+    statuses: dict[type[PlatformError], int] = {Unavailable: 503, **LETTER_STATUSES}
     install_error_handlers(app, statuses)
     app.include_router(health_router(Health(service_name, __version__, deps.pings), deps.metrics.registry))
+    for router in deps.routers:
+        app.include_router(router)
     return RequestContext(app)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from event_consumer.dead_letter import DeadLetter
@@ -27,11 +29,20 @@ class Batch(Generic[Row]):
         self._max_age = max_age
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._began = 0.0
         self.items: list[Item[Row]] = []
         self.dead: list[DeadLetter] = []
+        self.dead_from: list[TopicPartition] = []
+        """Where each of ``dead`` was read: one that came from the dead letters' topic names another origin."""
         self.offsets: dict[TopicPartition, int] = {}
+        """The offset after the last message of each partition."""
+        self.last: dict[TopicPartition, Message] = {}
+        self.messages: Counter[TopicPartition] = Counter()
+        """How many messages of each partition it holds."""
         self.oldest_ms: int | None = None
-        self._began = 0.0
+        """Record time of the oldest message, milliseconds since 1970."""
+        self.overdue = 0
+        """How often the store did not finish in time with it (a cancelled statement)."""
 
     def __len__(self) -> int:
         return len(self.items) + len(self.dead)
@@ -42,17 +53,25 @@ class Batch(Generic[Row]):
         return max(0, self._max_records - len(self)) if self._bytes < self._max_bytes else 0
 
     def add(
-        self, partition: TopicPartition, items: list[Item[Row]], dead: list[DeadLetter], next_offset: int, now: float
+        self,
+        partition: TopicPartition,
+        messages: Sequence[Message],
+        items: list[Item[Row]],
+        dead: list[DeadLetter],
+        now: float,
     ) -> None:
-        """Messages of one partition, in its order; ``next_offset`` is the one after the last of them; ``now`` in seconds."""
+        """``messages`` (at least one) of one partition in its order, and what was made of them; ``now`` in seconds."""
         if not len(self):
             self._began = now
         self.items += items
         self.dead += dead
-        self.offsets[partition] = next_offset
-        self._bytes += sum(len(item.message.value or b"") for item in items) + sum(len(d.value or b"") for d in dead)
-        first = min((item.message.timestamp for item in items), default=None)
-        if first is not None and first >= 0:
+        self.dead_from += [partition] * len(dead)
+        self.last[partition] = last = messages[-1]
+        self.offsets[partition] = last.offset + 1
+        self.messages[partition] += len(messages)
+        self._bytes += sum([len(message.value) for message in messages if message.value is not None])
+        first = messages[0].timestamp
+        if first >= 0:
             self.oldest_ms = first if self.oldest_ms is None else min(self.oldest_ms, first)
 
     def is_ready(self, now: float) -> bool:

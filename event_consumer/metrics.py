@@ -7,6 +7,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from event_consumer.verdict import CLASSES
+
 
 class Metrics:
     """One instance per process and registry, so that tests do not share counters."""
@@ -37,21 +39,31 @@ class Metrics:
         )
         self.age_seconds = Histogram(
             "consumer_event_age_seconds",
-            "Age of a batch's oldest event at its commit, from its record's time in Kafka.",
+            "Age of a batch's oldest new event at its commit, from when the ingestion service had it.",
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600),
+            registry=registry,
+        )
+        self.record_age_seconds = Histogram(
+            "consumer_record_age_seconds",
+            "Age of a batch's oldest record at its commit, from its time in Kafka.",
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600),
             registry=registry,
         )
         self.waits = Counter(
-            "consumer_database_waits_total", "Times a write waited for PostgreSQL to come back.", registry=registry
+            "consumer_database_waits_total",
+            "Times that PostgreSQL was waited for, by the class of the SQLSTATE; none: the connection failed.",
+            ["sqlstate_class"],
+            registry=registry,
         )
+        for name in CLASSES:
+            self.waits.labels(name)
         self.fences = Counter(
             "consumer_fence_lost_total",
             "Batches dropped because another consumer had moved the offset.",
             registry=registry,
         )
-        self.lag = Gauge(
-            "consumer_lag_records",
-            "Records of the topic not stored yet, by partition.",
-            ["topic", "partition"],
+        self.halted = Gauge(
+            "consumer_halted",
+            "1 while nothing is read because so many messages are bad that the fault must be ours.",
             registry=registry,
         )

@@ -2,24 +2,27 @@
 
 The stored offset is the truth. After each rebalance every partition is positioned anew from it, and what was read but not
 written is dropped: it will be read again. A write moves the offset by compare-and-set, so two consumers that both believe
-they own a partition cannot both store its events. An outage of the database is waited out with the batch in hand.
+they own a partition cannot both store its events. While a lane's batch is written the next is read; an outage of the database
+is waited out with both in hand, and with the lane's partitions standing still.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Generic, TypeVar
 
 from event_consumer.batch import Batch, Item
-from event_consumer.dead_letter import DeadLetter, dead_letter
+from event_consumer.breaker import Breaker
+from event_consumer.dead_letter import DeadLetter
+from event_consumer.gaps import Gap, Position, can_verify, check, mark, not_the_same
+from event_consumer.lane import FIRST_BACKOFF_SECONDS, Lane, Settled, sleep, wait_out
 from event_consumer.metrics import Metrics
+from event_consumer.progress import Progress
 from event_consumer.store import FenceLost, Store, Written
 from event_consumer.tracing import BatchTracer
 from event_core.clock import Clock, Monotonic
-from event_core.errors import BrokerUnavailable, DatabaseUnavailable, UndecodableMessage
+from event_core.errors import BrokerUnavailable, DatabaseUnavailable, DeadLetterFlood
 from event_core.source import Message, Polled, Source
 from event_core.telemetry import get_logger
 from event_core.topics import TopicPartition
@@ -28,147 +31,251 @@ log = get_logger(__name__)
 
 Row = TypeVar("Row")
 
+LANES = 2
+"""As many as keep two cores busy: one decodes and counts while the other waits for the database."""
 POLL_SECONDS = 0.25
 """Longest wait of one poll: also how soon a stop is noticed."""
-POLL_RECORDS = 100
-"""Most messages of one poll: of the largest events (256 KiB) it brings 25 MiB, however well they were compressed."""
-LONGEST_BACKOFF_SECONDS = 5.0
+POLL_RECORDS = 500
+"""Most messages of one poll: of the largest events (256 KiB) the client's own limits bring less."""
+REVOKE_SECONDS = 5.0
+"""How long a new assignment waits for batches that are being written under the old one."""
+TELL_SECONDS = 1.0
+"""How often Kafka is told the offsets, which only lag tools read."""
+GAP_SECONDS = 10.0
+"""How often a partition that is not read on is looked at again."""
+NOT_POSITIONED = -1
+ANY = asyncio.FIRST_COMPLETED
 
 
 class Runner(Generic[Row]):
-    """One pipeline: from ``source`` through ``to_row`` into ``store``."""
+    """One pipeline: from ``source`` through ``decode`` into ``store``."""
 
     def __init__(
         self,
         source: Source,
-        to_row: Callable[[Message], Row],
+        decode: Callable[[Sequence[Message]], tuple[list[Item[Row]], list[DeadLetter]]],
         store: Store[Row],
         batch: Batch[Row],
+        breaker: Breaker,
         *,
         metrics: Metrics,
+        progress: Progress,
         tracer: BatchTracer,
         clock: Clock,
         monotonic: Monotonic,
     ) -> None:
+        """``batch`` is an empty one with the limits of all."""
         self._source = source
-        self._to_row = to_row
+        self._decode = decode
         self._store = store
-        self._batch = batch
+        self._breaker = breaker
         self._metrics = metrics
-        self._tracer = tracer
+        self._progress = progress
         self._clock = clock
         self._monotonic = monotonic
-        self._generation = -1
-        self._positions: dict[TopicPartition, int] = {}  # the stored offset of every partition that is ours
+        self._lanes = [
+            Lane(store, batch.empty(), metrics=metrics, tracer=tracer, monotonic=monotonic) for _ in range(LANES)
+        ]
+        self._stop = asyncio.Event()
+        self._generation = NOT_POSITIONED
+        self._backoff = FIRST_BACKOFF_SECONDS  # of finding out where to read on
+        self._verify: dict[TopicPartition, Position] = {}  # its next message must be the last one that was stored
+        self._lane_of: dict[TopicPartition, Lane[Row]] = {}
+        self._reading: asyncio.Task[Polled | None] | None = None
+        self._untold: dict[TopicPartition, int] = {}
+        self._told_at = self._gaps_seen_at = monotonic()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until ``stop`` is set, then writes what is in hand; in an outage that is left to the next start.
 
         Raises:
+            DeadLetterFlood: so much is bad that the fault must be ours; nothing of it was committed.
             Exception: a fault that waiting does not mend; nothing was committed.
         """
-        while not stop.is_set():
-            await self._step(stop)
-        if len(self._batch):
-            await self._flush(stop)
+        self._stop = stop
+        for lane in self._lanes:
+            lane.stop = stop
+        try:
+            while not stop.is_set():
+                await self._step()
+            for lane in self._lanes:
+                while self._generation != NOT_POSITIONED and not lane.idle:
+                    if lane.writing is None:
+                        lane.write()
+                    self._settle(await lane.settle())
+            await self._tell()
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.wait({self._reading})
+            await asyncio.gather(*(lane.cancel() for lane in self._lanes))
 
-    async def _step(self, stop: asyncio.Event) -> None:
-        room = min(self._batch.room, POLL_RECORDS)
-        polled = await self._poll(room, self._batch.wait(self._monotonic(), POLL_SECONDS))
+    async def _step(self) -> None:
+        now = self._monotonic()
+        for lane in self._lanes:
+            if lane.writing is not None and lane.writing.done():
+                self._settle(await lane.settle())
+            if lane.writing is None and lane.batch.is_ready(now) and self._generation != NOT_POSITIONED:
+                lane.write()
+        if self._untold and now - self._told_at >= TELL_SECONDS:
+            await self._tell()
+        if self._progress.gaps and now - self._gaps_seen_at >= GAP_SECONDS:
+            self._generation = NOT_POSITIONED  # somebody may have decided
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+        # What is ready but may not be written yet, as it is not known where to read on, ends no wait.
+        idle = [lane for lane in self._lanes if lane.writing is None and self._generation != NOT_POSITIONED]
+        waits = [lane.batch.wait(now, POLL_SECONDS) for lane in idle]
+        await asyncio.wait({self._reading, *self._writes()}, timeout=min(waits, default=POLL_SECONDS), return_when=ANY)
+        if self._reading.done():
+            reading, self._reading = self._reading, None
+            await self._note(reading.result())
+
+    async def _note(self, polled: Polled | None) -> None:
         if polled is None:
             return
+        self._progress.hear(polled.ends)
         if polled.generation != self._generation:
-            await self._position(polled, stop)
+            await self._position(polled)
             return
         for partition, messages in polled.messages.items():
             self._take(partition, messages)
-        if self._batch.is_ready(self._monotonic()):
-            await self._flush(stop)
 
-    async def _poll(self, max_records: int, wait: float) -> Polled | None:
+    def _writes(self) -> set[asyncio.Task[Settled[Row]]]:
+        return {lane.writing for lane in self._lanes if lane.writing is not None}
+
+    async def _read(self) -> Polled | None:
+        """The next messages of lanes that have room; none while it is not known where to begin."""
+        if self._generation == NOT_POSITIONED:
+            return await self._poll(0, 0)
+        full = {partition for partition, lane in self._lane_of.items() if not lane.batch.room}
+        if not full:
+            return await self._poll(min(lane.batch.room for lane in self._lanes), POLL_SECONDS)
+        rest = self._lane_of.keys() - full
+        if rest:
+            return await self._poll(min(self._lane_of[p].batch.room for p in rest), POLL_SECONDS, rest)
+        if writes := self._writes():  # backpressure: the partitions stand still until a batch is written
+            await asyncio.wait(writes, timeout=POLL_SECONDS, return_when=ANY)
+        return await self._poll(0, 0)
+
+    async def _poll(self, room: int, wait: float, only: Collection[TopicPartition] | None = None) -> Polled | None:
         """None while Kafka is away."""
         try:
-            return await self._source.poll(max_records, wait)
+            return await self._source.poll(min(room, POLL_RECORDS), wait, only)
         except BrokerUnavailable as error:
-            log.warning("Kafka is away; waiting for it", problem=error.message)
-            await asyncio.sleep(1)
+            await self._kafka_is_away(error)
             return None
 
-    async def _position(self, polled: Polled, stop: asyncio.Event) -> None:
+    async def _kafka_is_away(self, error: BrokerUnavailable) -> None:
+        log.warning("Kafka is away; waiting for it", problem=error.message)
+        await sleep(1.0, self._stop)
+
+    # --- an assignment
+
+    async def _position(self, polled: Polled) -> None:
         """Takes up an assignment: drops what is in hand and seeks every partition to its stored offset."""
-        self._batch = self._batch.empty()
-        self._positions = {}
-        backoff = 0.1
-        while not stop.is_set():
-            try:
-                self._positions = await self._store.offsets(polled.assignment)
-                break
-            except DatabaseUnavailable as error:
-                backoff = await self._wait_out(error, backoff, stop)
-                await self._poll(0, 0)  # else the group would take this member for dead after some minutes
-        for partition, offset in self._positions.items():
-            self._source.seek(partition, offset)
+        await self._abandon()
+        self._generation = NOT_POSITIONED
+        self._gaps_seen_at = self._monotonic()
+        try:
+            logs = await self._source.logs(polled.assignment)
+            positions = await self._store.positions(logs)
+        except BrokerUnavailable as error:
+            await self._kafka_is_away(error)
+            return
+        except DatabaseUnavailable as error:
+            self._backoff = await wait_out(error, self._backoff, self._metrics, self._stop)
+            return
+        self._backoff = FIRST_BACKOFF_SECONDS
+        offsets = {partition: position.next_offset for partition, position in positions.items()}
+        # Of all topics together: one user's events of both topics are in one lane, which never waits for itself.
+        self._lane_of = {partition: self._lanes[partition.partition % LANES] for partition in positions}
+        for lane in self._lanes:
+            lane.position({p: offset for p, offset in offsets.items() if self._lane_of[p] is lane})
+        self._progress.take(offsets, {partition: found.end for partition, found in logs.of.items()})
+        self._verify, self._untold = {}, {}
+        for partition, position in sorted(positions.items()):
+            if position.last_record_at is not None:
+                read_up_to = int(position.last_record_at.timestamp() * 1000)
+                self._progress.store(partition, position.next_offset, read_up_to)
+            gap = check(position, logs.of[partition], logs.cluster_id)
+            if gap is not None:
+                self._hold(partition, gap)
+            elif can_verify(position, logs.of[partition]):
+                self._verify[partition] = position
+                self._source.seek(partition, position.next_offset - 1)
+            else:
+                self._progress.unstuck(partition)
+                self._source.seek(partition, position.next_offset)
         self._generation = polled.generation
-        log.info("partitions taken", partitions={str(p): offset for p, offset in sorted(self._positions.items())})
+        log.info("partitions taken", partitions={str(p): offset for p, offset in sorted(offsets.items())})
 
-    def _take(self, partition: TopicPartition, messages: list[Message]) -> None:
-        items: list[Item[Row]] = []
-        dead: list[DeadLetter] = []
-        to_row = self._to_row
-        for message in messages:
-            try:
-                items.append(Item(to_row(message), message))
-            except UndecodableMessage as error:
-                dead.append(dead_letter(message, error))
-        self._batch.add(partition, items, dead, messages[-1].offset + 1, self._monotonic())
+    async def _abandon(self) -> None:
+        """Waits for what is being written, but not for long: if it is committed later, the stored offset tells."""
+        if writes := self._writes():
+            await asyncio.wait(writes, timeout=REVOKE_SECONDS)
+        for lane in self._lanes:
+            if lane.writing is not None and lane.writing.done():
+                self._settle(await lane.settle())
+            await lane.cancel()
+            lane.position({})
 
-    async def _flush(self, stop: asyncio.Event) -> None:
-        """Writes the batch, for as long as it takes; gives it up, unwritten, where it is no longer ours."""
-        batch, generation = self._batch, self._generation
-        expected = {partition: self._positions[partition] for partition in batch.offsets}
-        backoff = 0.1
-        while True:
-            began = self._monotonic()
-            try:
-                with self._tracer.writing(batch):
-                    outcome = await self._store.write(batch, expected)
-                break
-            except DatabaseUnavailable as error:
-                if stop.is_set():
-                    log.warning("ended during an outage; the batch will be read again", records=len(batch))
-                    self._batch = batch.empty()
-                    return
-                backoff = await self._wait_out(error, backoff, stop)
-                polled = await self._poll(0, 0)
-                if polled is not None and polled.generation != generation:
-                    self._batch = batch.empty()
-                    return  # the next step takes up the new assignment
-        self._batch = batch.empty()
+    def _hold(self, partition: TopicPartition, gap: Gap) -> None:
+        self._progress.stuck(partition, gap)
+        self._source.seek(partition, None)
+        log.error("a partition is not read on", partition=str(partition), gap=gap.kind.value, why=gap.explanation)
+
+    def _verified(self, partition: TopicPartition, messages: Sequence[Message]) -> Sequence[Message]:
+        """``messages`` without the one that was stored before, where it is the same; none where it is not."""
+        position = self._verify.pop(partition)
+        if messages[0].offset == position.next_offset - 1:
+            if mark(messages[0]) != position.last_mark:
+                self._hold(partition, not_the_same(position))
+                return ()
+            messages = messages[1:]
+        self._progress.unstuck(partition)
+        return messages
+
+    def _take(self, partition: TopicPartition, messages: Sequence[Message]) -> None:
+        if partition in self._verify:
+            messages = self._verified(partition, messages)
+        if not messages:
+            return
+        items, dead = self._decode(messages)
+        bad = sum([not letter.on_topic for letter in dead]) if dead else 0
+        if self._breaker.trips(len(messages), bad):
+            why = dead[-1].error if dead else "unknown"
+            raise DeadLetterFlood(f"{self._breaker.bad} of the last messages are bad, the last one because: {why}")
+        self._lane_of[partition].batch.add(partition, messages, items, dead, self._monotonic())
+
+    # --- what was written
+
+    def _settle(self, settled: Settled[Row]) -> None:
+        batch, outcome, seconds = settled
+        if isinstance(outcome, Written):
+            for partition, offset in batch.offsets.items():
+                self._untold[partition] = offset
+                self._progress.store(partition, offset, batch.last[partition].timestamp)
+            self._count(batch, outcome, seconds)
+            return
         if isinstance(outcome, FenceLost):
             self._metrics.fences.inc()
             log.warning("another consumer was faster; reading again", partitions=[str(p) for p in outcome.partitions])
-            self._generation = -1  # position everything anew
-            return
-        self._positions.update(batch.offsets)
-        await self._source.commit(batch.offsets)
-        self._count(batch, outcome, self._monotonic() - began)
+        self._generation = NOT_POSITIONED  # what is in hand builds on what was not written
 
-    async def _wait_out(self, error: DatabaseUnavailable, backoff: float, stop: asyncio.Event) -> float:
-        """Waits, with the group still seeing this member alive; returns the next wait."""
-        self._metrics.waits.inc()
-        log.warning("PostgreSQL is away; waiting for it", problem=error.message, seconds=round(backoff, 2))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(backoff * random.uniform(0.7, 1.3)):  # noqa: S311  # jitter, no secret
-                await stop.wait()
-        return min(LONGEST_BACKOFF_SECONDS, backoff * 2)
+    async def _tell(self) -> None:
+        told, self._untold, self._told_at = self._untold, {}, self._monotonic()
+        if told:
+            await self._source.commit(told)
 
     def _count(self, batch: Batch[Row], written: Written, seconds: float) -> None:
-        metrics = self._metrics
+        metrics, now = self._metrics, self._clock()
         metrics.stored.inc(written.stored)
         metrics.duplicates.inc(written.duplicates)
         for letter in written.dead:
-            metrics.dead_letters.labels(letter.reason).inc()
-            log.warning(
+            # What comes from the dead letters' topic has its reason from whoever wrote it there: no closed set.
+            metrics.dead_letters.labels("on_topic" if letter.on_topic else letter.reason).inc()
+            (log.debug if letter.on_topic else log.warning)(
                 "a message was set aside",
                 topic=letter.topic,
                 partition=letter.partition,
@@ -178,9 +285,7 @@ class Runner(Generic[Row]):
             )
         metrics.batch_records.observe(len(batch))
         metrics.write_seconds.observe(seconds)
+        if written.oldest is not None:
+            metrics.age_seconds.observe(max(0.0, (now - written.oldest).total_seconds()))
         if batch.oldest_ms is not None:
-            metrics.age_seconds.observe(max(0.0, self._clock().timestamp() - batch.oldest_ms / 1000))
-        for partition, offset in batch.offsets.items():
-            end = self._source.end(partition)
-            if end is not None:
-                metrics.lag.labels(partition.topic, str(partition.partition)).set(max(0, end - offset))
+            metrics.record_age_seconds.observe(max(0.0, now.timestamp() - batch.oldest_ms / 1000))

@@ -22,3 +22,11 @@ def utc_now() -> datetime:
 def rfc3339(moment: datetime) -> str:
     """``moment`` (aware) as RFC 3339 in UTC with a ``Z``: ``2026-01-31T12:00:00.000001Z``."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def from_milliseconds(milliseconds: int) -> datetime | None:
+    """A record's time (milliseconds since 1970); None where there is none, or some producer's clock made it impossible."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds >= 0 else None
+    except (OverflowError, ValueError, OSError):
+        return None

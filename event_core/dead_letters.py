@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -43,6 +43,13 @@ STAGE_REFUSED = "VALUE_CONVERTER"
 """The event was refused for what it holds."""
 STAGE_PRODUCE = "KAFKA_PRODUCE"
 """The event was good, but the broker would not take it."""
+STAGE_STORE = "TASK_PUT"
+"""It was read from its topic, and the store would not take it."""
+
+MAX_TOPIC_CHARACTERS: Final = 249
+"""Kafka's own limit."""
+MAX_LABEL_CHARACTERS: Final = 100
+"""Of a reason, a source and a stage."""
 
 _OURS = frozenset(
     {
@@ -78,12 +85,14 @@ def dead_letter_record(
     offset: int | None = None,
     dead_letter_id: UUID | None = None,
     max_bytes: int = MAX_DEAD_LETTER_BYTES,
+    stub: bool = False,
 ) -> Record:
     """``original``, meant for or read from ``topic``, as a record of the dead letters' topic.
 
     ``reason`` is a label of a closed set, ``error`` is for people; ``source`` is the service that gave up, at ``stage``, on
     ``failed_at`` (aware). An original of more than ``max_bytes`` (at least 4,096) is replaced by a stub of its beginning.
     Every header's value is UTF-8, whatever the arguments hold. Headers of an earlier dead letter are replaced by the new ones.
+    ``stub``: ``original`` is such a stub already.
     """
     made: Headers = [(HEADER_TOPIC, _header(topic))]
     if partition is not None:
@@ -100,7 +109,8 @@ def dead_letter_record(
         (HEADER_DEAD_LETTER_ID, str(dead_letter_id or _uuid7(failed_at)).encode()),
     ]
     if len(original) > max_bytes:
-        original = _stub(original, max_bytes)
+        original, stub = _stub(original, max_bytes), True
+    if stub:
         made.append((HEADER_STUB, b"1"))
     left_out = []
     if key is not None and len(key) > MAX_HEAD_BYTES:
@@ -112,6 +122,70 @@ def dead_letter_record(
     if left_out:
         made.append((HEADER_LEFT_OUT, ", ".join(left_out).encode()))
     return Record(key or b"", original, made + kept)
+
+
+class LetterHeaders(NamedTuple):
+    """What the headers of a dead letter on a topic say; None where they say nothing of it that can be read."""
+
+    dead_letter_id: UUID
+    topic: str
+    partition: int | None
+    offset: int | None
+    source: str
+    stage: str
+    reason: str
+    error: str
+    retry_count: int
+    failed_at: datetime | None
+    stub: bool
+    headers: list[tuple[str, bytes | None]]
+    """The original ones, in their order."""
+
+
+def read_headers(headers: Iterable[tuple[str, bytes | None]]) -> LetterHeaders | None:
+    """What ``dead_letter_record`` wrote. None where ``headers`` are not those of a dead letter of ours: its id, or the topic
+    it came from, is missing. Whatever they hold, every text of the result can be stored."""
+    said: dict[str, str] = {}
+    originals: list[tuple[str, bytes | None]] = []
+    for name, value in headers:
+        if name in _OURS:
+            said.setdefault(name, storable_text((value or b"").decode(errors="backslashreplace")))
+        else:
+            originals.append(_original(name, value))
+    dead_letter_id = as_uuid(said.get(HEADER_DEAD_LETTER_ID))
+    topic = said.get(HEADER_TOPIC, "")[:MAX_TOPIC_CHARACTERS]
+    if dead_letter_id is None or not topic:
+        return None
+    return LetterHeaders(
+        dead_letter_id,
+        topic,
+        _number(said.get(HEADER_PARTITION), 31),
+        _number(said.get(HEADER_OFFSET), 63),
+        said.get(HEADER_SOURCE, "")[:MAX_LABEL_CHARACTERS],
+        said.get(HEADER_STAGE, "")[:MAX_LABEL_CHARACTERS],
+        said.get(HEADER_REASON, "")[:MAX_LABEL_CHARACTERS] or "unknown",
+        said.get(HEADER_ERROR, ""),
+        _number(said.get(HEADER_RETRY_COUNT), 31) or 0,
+        _moment(said.get(HEADER_FAILED_AT)),
+        HEADER_STUB in said,
+        originals,
+    )
+
+
+def without_letter_headers(headers: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
+    """``headers`` without those of a dead letter."""
+    return [(name, value) for name, value in headers if name not in _OURS]
+
+
+def as_uuid(text: object) -> UUID | None:
+    """The UUID that ``text`` says in its canonical form of 36 characters, whatever the case."""
+    if not isinstance(text, str) or len(text) != 36:
+        return None
+    try:
+        made = UUID(text)
+    except ValueError:
+        return None
+    return made if str(made) == text.lower() else None  # the class takes hyphens anywhere
 
 
 def storable_text(text: str, limit: int = MAX_ERROR_CHARACTERS) -> str:
@@ -142,6 +216,31 @@ def _originals(headers: Iterable[tuple[str, bytes | None]]) -> tuple[Headers, in
         else:
             kept.append((name, value))
     return kept, dropped
+
+
+def _original(name: str, value: bytes | None) -> tuple[str, bytes | None]:
+    """An original header, as it was before ``_originals``."""
+    if value is None or not name.startswith(BASE64_PREFIX):
+        return name, value
+    try:
+        return name.removeprefix(BASE64_PREFIX), base64.b64decode(value, validate=True)
+    except ValueError:
+        return name, value  # somebody else's header of that name
+
+
+def _number(text: str | None, bits: int) -> int | None:
+    if text is None or not text.isdecimal() or len(text) > 19:
+        return None
+    number = int(text)
+    return number if number < 1 << bits else None
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text or "")
+        return moment.astimezone(UTC) if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _stub(original: bytes, max_bytes: int) -> bytes:

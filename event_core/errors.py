@@ -11,6 +11,7 @@ PlatformError
 │   └── Overloaded              too much is in flight
 ├── RecordsRefused              the broker will never take these records; nothing is wrong with the broker
 ├── UndecodableMessage          a record of a topic that is no event: a dead letter
+├── DeadLetterFlood             so many are bad that the fault must be ours: nothing more is set aside
 ├── ClientBroken                a client library's background work has ended: only a new process mends it
 ├── SchemaMismatch              the database's schema is not one that this code knows
 └── ConfigurationError          the operator must change a setting
@@ -82,7 +83,13 @@ class RecordsRefused(PlatformError):
 
 
 class DatabaseUnavailable(Unavailable):
+    """``sqlstate`` is PostgreSQL's code, None where the connection failed before it could say."""
+
     code: ClassVar[str] = "database_unavailable"
+
+    def __init__(self, message: str, *, retry_after: int = 1, sqlstate: str | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.sqlstate = sqlstate
 
 
 class Overloaded(Unavailable):
@@ -97,6 +104,10 @@ class UndecodableMessage(PlatformError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class DeadLetterFlood(PlatformError):
+    code: ClassVar[str] = "dead_letter_flood"
 
 
 class ClientBroken(PlatformError):

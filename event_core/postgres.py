@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from event_core import instants
 from event_core.errors import DatabaseUnavailable, SchemaMismatch
 from event_core.migrations import known_revisions
 from event_core.settings import PostgresSettings, mask
@@ -20,11 +22,17 @@ Connection = PoolConnectionProxy
 
 
 def open_pool(
-    settings: PostgresSettings, *, size: int, application: str, server_settings: dict[str, str] | None = None
+    settings: PostgresSettings,
+    *,
+    size: int,
+    application: str,
+    server_settings: dict[str, str] | None = None,
+    init: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
 ) -> asyncpg.Pool:
     """A pool of 0 to ``size`` connections, made when they are needed: it opens (``opened``) while the database is down.
 
-    ``command_timeout`` bounds every answer: with a frozen server ``asyncio.wait_for`` would not return.
+    ``init`` is called with each connection that is made. ``command_timeout`` bounds every answer: with a frozen server
+    ``asyncio.wait_for`` would not return.
     """
     return asyncpg.create_pool(
         settings.database_url,
@@ -32,6 +40,7 @@ def open_pool(
         max_size=size,
         timeout=min(10.0, settings.database_timeout_seconds),
         command_timeout=settings.database_timeout_seconds,
+        init=init,
         server_settings={"application_name": application, "timezone": "UTC", **(server_settings or {})},
     )
 
@@ -48,6 +57,14 @@ async def opened(pool: asyncpg.Pool) -> AsyncGenerator[asyncpg.Pool]:
         if not closing.done():
             closing.cancel()
             pool.terminate()
+
+
+async def instants_as_integers(connection: Connection) -> None:
+    """For a pool whose statements take many times: a timestamptz may be given as ``event_core.instants`` or a datetime; what is
+    read is a datetime."""
+    await connection.set_type_codec(
+        "timestamptz", schema="pg_catalog", encoder=instants.encode, decoder=instants.decode, format="tuple"
+    )
 
 
 async def check_schema(connection: Connection) -> None:
@@ -88,4 +105,8 @@ class PostgresPing:
 
 def unavailable(error: BaseException, settings: PostgresSettings) -> DatabaseUnavailable:
     """``error`` as the platform's own, naming the address and nothing secret."""
-    return DatabaseUnavailable(f"PostgreSQL at {mask(settings.database_url)} does not answer: {error!r}", retry_after=2)
+    return DatabaseUnavailable(
+        f"PostgreSQL at {mask(settings.database_url)} does not answer: {error!r}",
+        retry_after=2,
+        sqlstate=error.sqlstate if isinstance(error, asyncpg.PostgresError) else None,
+    )

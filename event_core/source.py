@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -26,37 +26,58 @@ class Message(Protocol):
     @property
     def value(self) -> bytes | None: ...
     @property
-    def headers(self) -> Iterable[tuple[str, bytes]]: ...
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Log(NamedTuple):
+    """What a partition's log holds: ``begin`` is the offset of its first record, ``end`` the one after its last."""
+
+    begin: int
+    end: int
+
+
+class Logs(NamedTuple):
+    """The logs ``of`` some partitions, and the Kafka cluster they are in."""
+
+    cluster_id: str
+    of: Mapping[TopicPartition, Log]
 
 
 class Polled(NamedTuple):
-    """What a poll brought. ``generation`` changes whenever the assignment was made anew."""
+    """What a poll brought. ``generation`` changes whenever the partitions have to be positioned anew: after a rebalance, and
+    when one of them was read at an offset that its log does not have. ``ends`` is where logs ended as last heard, of those
+    partitions that were heard of."""
 
     messages: Mapping[TopicPartition, list[Message]]
     assignment: frozenset[TopicPartition]
     generation: int
+    ends: Mapping[TopicPartition, int]
 
 
 class Source(Protocol):
     """Where the consumer reads from. After each change of ``generation`` every assigned partition stands still until ``seek``."""
 
-    async def poll(self, max_records: int, wait: float) -> Polled:
-        """At most ``max_records`` messages, waiting up to ``wait`` seconds for the first. With 0 nothing is read, but the
-        group still sees this member alive.
+    async def poll(self, max_records: int, wait: float, only: Collection[TopicPartition] | None = None) -> Polled:
+        """At most ``max_records`` messages, of the partitions ``only`` where they are given, waiting up to ``wait`` seconds for
+        the first. With 0 nothing is read, but the group still sees this member alive.
 
         Raises:
             BrokerUnavailable: Kafka is away; poll again.
             ClientBroken: polling again does not help.
         """
 
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Reads ``partition`` from ``offset`` on."""
+    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+        """Reads ``partition`` from ``offset`` on; with None nothing of it, until the next ``seek`` with an offset."""
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Tells Kafka the next offsets, for lag tools only: nothing is read from there. Never raises for a failed commit."""
 
-    def end(self, partition: TopicPartition) -> int | None:
-        """The offset after the last record of the log as last heard, or None."""
+    async def logs(self, partitions: Iterable[TopicPartition]) -> Logs:
+        """What the logs of ``partitions`` hold now, asked of Kafka within some seconds.
+
+        Raises:
+            BrokerUnavailable: Kafka does not answer, or does not know one of them.
+        """
 
 
 @dataclass(frozen=True)
@@ -73,43 +94,82 @@ class FakeMessage:
 
 
 class MemorySource:
-    """A source for tests: logs in memory, and an assignment that the test changes."""
+    """A source for tests: logs in memory (``records``), and an assignment that the test changes."""
 
-    def __init__(self, partitions: Iterable[TopicPartition]) -> None:
-        self.logs: dict[TopicPartition, list[FakeMessage]] = {partition: [] for partition in partitions}
+    def __init__(self, partitions: Iterable[TopicPartition], *, cluster_id: str = "memory") -> None:
+        self.records: dict[TopicPartition, list[FakeMessage]] = {partition: [] for partition in partitions}
         self.committed: dict[TopicPartition, int] = {}
-        self._assignment = frozenset(self.logs)
+        self.cluster_id = cluster_id
+        self._begins = dict.fromkeys(self.records, 0)
+        self._assignment = frozenset(self.records)
         self._generation = 0
         self._positions: dict[TopicPartition, int] = {}
 
-    def append(self, partition: TopicPartition, value: bytes | None, *, key: bytes | None = None) -> FakeMessage:
+    def append(
+        self,
+        partition: TopicPartition,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        timestamp: int = 0,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> FakeMessage:
         """Adds a record at the end of ``partition``."""
-        log = self.logs[partition]
-        log.append(FakeMessage(*partition, len(log), value, key))
-        return log[-1]
+        message = FakeMessage(*partition, self.log(partition).end, value, key, timestamp, headers)
+        self.records[partition].append(message)
+        return message
+
+    def truncate(self, partition: TopicPartition, begin: int) -> None:
+        """Drops the records before the offset ``begin``, as retention does."""
+        dropped = begin - self._begins[partition]
+        del self.records[partition][:dropped]
+        self._begins[partition] = begin
+
+    def recreate(self, partition: TopicPartition) -> None:
+        """Makes the log anew, empty, as whoever deletes a topic and makes it again."""
+        self.records[partition] = []
+        self._begins[partition] = 0
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
         """Rebalances: everything is taken away, ``partitions`` are given."""
         self._assignment = frozenset(partitions)
-        self._generation += 1
-        self._positions = {}
+        self._position_anew()
 
-    async def poll(self, max_records: int, wait: float) -> Polled:
+    def log(self, partition: TopicPartition) -> Log:
+        begin = self._begins[partition]
+        return Log(begin, begin + len(self.records[partition]))
+
+    async def poll(self, max_records: int, wait: float, only: Collection[TopicPartition] | None = None) -> Polled:
         await asyncio.sleep(0)
         messages: dict[TopicPartition, list[Message]] = {}
-        for partition, position in self._positions.items():
-            if found := self.logs[partition][position : position + max_records]:
+        for partition, position in list(self._positions.items()):
+            if only is not None and partition not in only:
+                continue
+            begin, end = self.log(partition)
+            if max_records and not begin <= position <= end:
+                self._position_anew()
+                messages = {}
+                break
+            if found := self.records[partition][position - begin : position - begin + max_records]:
                 messages[partition] = list(found)
                 self._positions[partition] = position + len(found)
                 max_records -= len(found)
-        return Polled(messages, self._assignment, self._generation)
+        ends = {partition: self.log(partition).end for partition in self._assignment}
+        return Polled(messages, self._assignment, self._generation, ends)
 
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        if partition in self._assignment:
+    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+        if offset is None:
+            self._positions.pop(partition, None)
+        elif partition in self._assignment:
             self._positions[partition] = offset
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         self.committed.update(offsets)
 
-    def end(self, partition: TopicPartition) -> int | None:
-        return len(self.logs[partition])
+    async def logs(self, partitions: Iterable[TopicPartition]) -> Logs:
+        await asyncio.sleep(0)
+        return Logs(self.cluster_id, {partition: self.log(partition) for partition in partitions})
+
+    def _position_anew(self) -> None:
+        self._generation += 1
+        self._positions = {}

@@ -35,20 +35,20 @@ def accept(raw: bytes, now: datetime, limits: Limits) -> Accepted:
     Raises:
         MalformedBody: empty, or not JSON (lone surrogates and raw control characters are not JSON either).
         TooLarge: nested too deep or too wide to be parsed safely.
-        InvalidEvent: a field is missing, of the wrong type or out of range, or the form is ambiguous.
+        InvalidEvent: a field is missing, of the wrong type or out of range, the form is ambiguous, or the event is too old.
     """
     check_shape(raw, max_depth=limits.depth, max_separators=limits.separators)
     try:
         if b'"event_type"' in raw:
-            return _product(_validate_product(raw), now)
-        return _event(_validate_event(raw), now)
+            return _product(_validate_product(raw), now, limits)
+        return _event(_validate_event(raw), now, limits)
     except ValidationError as error:
         if not is_json(error):
             raise malformed(raw, error) from None
-    return _looked_at(raw, now)
+    return _looked_at(raw, now, limits)
 
 
-def _looked_at(raw: bytes, now: datetime) -> Accepted:
+def _looked_at(raw: bytes, now: datetime, limits: Limits) -> Accepted:
     """Decides by the names that the object really has."""
     fields = from_json(raw)
     typed = "event_type" in fields if isinstance(fields, dict) else False
@@ -56,12 +56,12 @@ def _looked_at(raw: bytes, now: datetime) -> Accepted:
         raise _ambiguous()
     del fields  # two parsed forms of a body need not be in memory at once
     try:
-        return _product(_validate_product(raw), now) if typed else _event(_validate_event(raw), now)
+        return _product(_validate_product(raw), now, limits) if typed else _event(_validate_event(raw), now, limits)
     except ValidationError as error:
         raise refusal(error, instead=_NEITHER) from None
 
 
-def _event(given: dict[str, Any], now: datetime) -> Accepted:
+def _event(given: dict[str, Any], now: datetime, limits: Limits) -> Accepted:
     event_id = given.pop("event_id", None)
     moment = given.pop("timestamp", None)
     if moment is not None:
@@ -78,10 +78,12 @@ def _event(given: dict[str, Any], now: datetime) -> Accepted:
     }
     if "event_type" in given:
         raise _ambiguous()
-    return finish(event, kind="event", given=moment, named=event_id is not None, now=now)
+    return finish(
+        event, kind="event", given=moment, named=event_id is not None, now=now, retention_days=limits.retention_days
+    )
 
 
-def _product(given: dict[str, Any], now: datetime) -> Accepted:
+def _product(given: dict[str, Any], now: datetime, limits: Limits) -> Accepted:
     event_id = given.pop("event_id", None)
     moment = given.pop("event_time", None)
     if moment is not None:
@@ -103,7 +105,15 @@ def _product(given: dict[str, Any], now: datetime) -> Accepted:
         event["variant"] = variant
     if "event_name" in given:
         raise _ambiguous()
-    return finish(event, kind="product", given=moment, named=event_id is not None, now=now, form=Form.PRODUCT)
+    return finish(
+        event,
+        kind="product",
+        given=moment,
+        named=event_id is not None,
+        now=now,
+        retention_days=limits.retention_days,
+        form=Form.PRODUCT,
+    )
 
 
 def _ambiguous() -> InvalidEvent:

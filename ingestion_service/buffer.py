@@ -75,8 +75,10 @@ class Buffer:
         quarantine: tuple[Quarantine, Quarantine],
         metrics: Metrics,
         on_commit: Callable[[set[Lane]], None],
+        dlq_topic: str,
     ) -> None:
         self._store = store
+        self._dlq = dlq_topic
         self._quarantine, self._lesser_quarantine = quarantine
         self._metrics = metrics
         self._on_commit = on_commit
@@ -118,7 +120,7 @@ class Buffer:
             ) from error
         # The event loop waits this long for its turn while a thread works on the spool; Python's default is 5 ms.
         sys.setswitchinterval(SWITCH_SECONDS)
-        made = cls(store, quarantine, metrics, on_commit)
+        made = cls(store, quarantine, metrics, on_commit, settings.dlq_topic)
         made._compacting = asyncio.create_task(made._compact())
         return made
 
@@ -180,6 +182,7 @@ class Buffer:
         if isinstance(outcome, Stored):
             self.problem = None
             self._metrics.spooled.inc(len(commit.entries))
+            self._metrics.spooled_events.inc(sum([entry.lane.topic != self._dlq for entry in commit.entries]))
             self._metrics.commit_records.observe(len(commit.entries))
             self._metrics.commit_seconds.observe(time.perf_counter() - began)
             self._on_commit(lanes)
@@ -188,6 +191,7 @@ class Buffer:
                 log.warning("the buffer did not take events", problem=outcome.message)
             self.problem = outcome
             self._problem_at = time.monotonic()
+            self._metrics.unheard.inc(sum([delivery.acknowledged for delivery in commit.moved]), "part")
 
     def _outage_seconds(self) -> int:
         """How long to wait while nothing drains: as long as that has lasted, since it may well last as long again."""

@@ -320,7 +320,7 @@ def _event(attributes: dict[str, Any], metadata: dict[str, Any], now: datetime, 
         "source": source,
     }
     # In binary mode every value is a text, so the content is that of the texts; what is kept is what was sent.
-    accepted = finish(event, kind="cloudevent", given=moment, named=True, now=now)
+    accepted = finish(event, kind="cloudevent", given=moment, named=True, now=now, retention_days=limits.retention_days)
     event["context"]["cloudevents"] = kept
     return accepted
 

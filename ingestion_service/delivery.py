@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import StrEnum
 
 from event_core.errors import PlatformError
@@ -19,12 +20,14 @@ class Delivery:
     """The fate of a batch. Each request waits on a future of its own: one that is cancelled takes no other along, and a
     future costs a tenth of ``asyncio.shield``."""
 
-    __slots__ = ("_waiters", "outcome", "partition")
+    __slots__ = ("_waiters", "acknowledged", "outcome", "partition")
 
     def __init__(self) -> None:
         self.outcome: Stored | PlatformError | None = None
         self.partition: int | None = None
         """The partition of the topic where all of them are in Kafka; None where there are several, or none yet."""
+        self.acknowledged = 0
+        """How many of them Kafka has acknowledged, while the others may still fail."""
         self._waiters: list[asyncio.Future[None]] = []
 
     def settle(self, outcome: Stored | PlatformError) -> None:
@@ -47,6 +50,15 @@ class Delivery:
             return self.outcome
         assert self.outcome is not None
         raise self.outcome.with_traceback(None)  # the same error is raised to many: its traceback must not grow
+
+    def then(self, call: Callable[[Stored | PlatformError], None]) -> None:
+        """Calls ``call`` with the outcome once there is one: for those who no longer wait."""
+        if self.outcome is not None:
+            call(self.outcome)
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter.add_done_callback(lambda _: self.then(call))
+        self._waiters.append(waiter)
 
     @classmethod
     def settled(cls, outcome: Stored | PlatformError) -> Delivery:

@@ -3,6 +3,7 @@ were refused: kept as dead letters."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import Counter
@@ -81,7 +82,12 @@ class Door:
 
     async def finish(self, ticket: Ticket) -> Stored:
         """Where the event is, once it is durable. Raises Unavailable."""
-        stored = await ticket.delivery.wait()
+        try:
+            stored = await ticket.delivery.wait()
+        except asyncio.CancelledError:
+            if not ticket.duplicate:
+                self._note_unheard((ticket.delivery,))
+            raise
         if ticket.duplicate:
             self._metrics.duplicates.inc()
         else:
@@ -101,9 +107,10 @@ class Door:
         original: Callable[[int], bytes],
         *,
         verbose: bool = False,
+        keep: bool = True,
     ) -> Fates:
         """Returns once each event is durable or refused. ``items`` are read once, one at a time; ``original`` gives the bytes of
-        event i as they were sent.
+        event i as they were sent. Without ``keep`` nothing is kept of what is refused.
 
         Raises:
             Unavailable: nothing of the batch was taken.
@@ -120,11 +127,15 @@ class Door:
         copies = found.copies + [(index, event_id, deliveries[position]) for index, event_id, position in found.twins]
         for item in found.refused:
             self._metrics.rejected.inc(1, item.error.reason)
-        kept = await self._keep(found.refused)
         waited = {*deliveries, *(delivery for _, _, delivery in copies)}
-        for delivery in waited:
-            with contextlib.suppress(PlatformError):  # each event's fate is told below
-                await delivery.wait()
+        try:
+            kept = await self._keep(found.refused) if keep else Kept([], 0, 0)
+            for delivery in waited:
+                with contextlib.suppress(PlatformError):  # each event's fate is told below
+                    await delivery.wait()
+        except BaseException:
+            self._note_unheard(deliveries)
+            raise
         odd = [Fate(item.index, item.event_id, item.error) for item in found.refused]
         odd += [Fate(index, event_id, _problem(delivery)) for index, event_id, delivery in copies]
         if any(isinstance(delivery.outcome, PlatformError) for delivery in waited):
@@ -197,6 +208,16 @@ class Door:
                 self._metrics.unavailable.inc(events, outcome.code)
         if copies:
             self._metrics.duplicates.inc(sum(isinstance(delivery.outcome, Stored) for _, _, delivery in copies))
+
+    def _note_unheard(self, deliveries: Iterable[Delivery]) -> None:
+        """Nobody waits for the events any more, a delivery each; they are stored all the same."""
+
+        def note(outcome: Stored | PlatformError) -> None:
+            if isinstance(outcome, Stored):
+                self._metrics.unheard.inc(1, "gone")
+
+        for delivery in deliveries:
+            delivery.then(note)
 
     # --- refused events
 

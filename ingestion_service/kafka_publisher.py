@@ -92,7 +92,12 @@ class KafkaPublisher:
         self._set_groups(settings.dlq_topic, 1, DEFAULT_LIMIT)
         self._ticks = 0
         self._sender = Sender(
-            self._link, metrics, deadline=self._deadline, to_disk=self._queue_to_disk, set_aside=self._set_aside
+            self._link,
+            metrics,
+            dlq_topic=settings.dlq_topic,
+            deadline=self._deadline,
+            to_disk=self._queue_to_disk,
+            set_aside=self._set_aside,
         )
 
     def _set_groups(self, topic: str, partitions: int, limit: int) -> None:
@@ -254,6 +259,7 @@ class KafkaPublisher:
         for batch in batches:
             self._sender.pending_bytes -= batch.bytes
             if self._buffer is None:
+                self._metrics.unheard.inc(batch.delivery.acknowledged, "part")
                 batch.delivery.settle(refusal)
                 continue
             for record in batch.records:

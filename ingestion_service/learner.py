@@ -24,6 +24,7 @@ class Setting:
 
     now: datetime
     depth: int
+    retention_days: int | None = None
     batch_id: str = field(default_factory=lambda: str(new_id()))
     shift: timedelta | None = None
     """What to add to their times."""
@@ -37,7 +38,7 @@ def learner_event(given: dict[str, Any], setting: Setting) -> Accepted:
     """The canonical event of a validated one; what is left of ``given`` becomes its context.
 
     Raises:
-        InvalidEvent: a time that cannot be stored, too deep, or the platform's own name is taken.
+        InvalidEvent: a time that cannot be stored or is too long ago, too deep, or the platform's own name is taken.
     """
     metadata = given.pop("event_data", None) or {}
     event_id = given.pop("event_id", None)
@@ -69,7 +70,15 @@ def learner_event(given: dict[str, Any], setting: Setting) -> Accepted:
         del given["priority"]
     if deeper_than(metadata.values(), setting.depth - 2) or deeper_than(given.values(), setting.depth - 1):
         raise TooLarge(f"the event is nested deeper than {setting.depth} levels", reason="too_deep")
-    accepted = finish(event, kind="learner", given=moment, named=event_id is not None, now=setting.now, notes=notes)
+    accepted = finish(
+        event,
+        kind="learner",
+        given=moment,
+        named=event_id is not None,
+        now=setting.now,
+        retention_days=setting.retention_days,
+        notes=notes,
+    )
     if moment is not timestamp and moment is not None:
         setting.corrected += 1
     return accepted
@@ -89,7 +98,7 @@ def setting_of(given: dict[str, Any], now: datetime, limits: Limits) -> Setting:
         MalformedBody: a time or value that cannot be stored.
         TooLarge: too deep, or more than MAX_NOTE_BYTES.
     """
-    setting = Setting(now, limits.depth)
+    setting = Setting(now, limits.depth, limits.retention_days)
     if not given:
         return setting
     if deeper_than(given.values(), limits.depth - 1):

@@ -18,3 +18,5 @@ class Limits(NamedTuple):
     separators: int = 100_000
     """Commas, colons and brackets in a body: 10 MB of ``[],[]`` would parse to 228 MiB."""
     events: int = MAX_BATCH_EVENTS
+    retention_days: int | None = None
+    """Events of days (UTC) longer ago are refused; None: none is too old."""

@@ -8,7 +8,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from ingestion_service.publisher import PublisherStatus
-from ingestion_service.tally import Distribution, Tallies, Tally
+from ingestion_service.tally import Distribution, Level, Tallies, Tally
 from ingestion_service.throughput import Throughput
 
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -48,6 +48,15 @@ class Metrics:
             "ingestion_kafka_batch_seconds", "From sending a batch to Kafka's acknowledgement.", LATENCY_BUCKETS
         )
         self.spooled = Tally("ingestion_spool_records_total", "Records made durable on disk.")
+        self.direct = Tally(
+            "ingestion_kafka_direct_total", "Events that Kafka acknowledged and that were not on disk; no dead letters."
+        )
+        self.spooled_events = Tally("ingestion_spool_events_total", "Events made durable on disk; no dead letters.")
+        self.unheard = Tally(
+            "ingestion_events_unheard_total",
+            "Events made durable whose client did not hear of it: gone before its reply, or part of a batch that failed.",
+            "why",
+        )
         self.drained = Tally("ingestion_spool_drained_total", "Records on disk that Kafka has acknowledged since.")
         self.commit_records = Distribution("ingestion_spool_commit_records", "Records per group commit.", SIZE_BUCKETS)
         self.commit_seconds = Distribution(
@@ -67,6 +76,15 @@ class Metrics:
                     self.batch_records,
                     self.batch_seconds,
                     self.spooled,
+                    self.direct,
+                    self.spooled_events,
+                    self.unheard,
+                    Level(
+                        "ingestion_unaccounted_records",
+                        "Must be 0: events acknowledged, less those that Kafka acknowledged and those made durable on disk. "
+                        "Below 0 for a moment while replies are on their way; never above.",
+                        lambda: self.unaccounted,
+                    ),
                     self.drained,
                     self.commit_records,
                     self.commit_seconds,
@@ -102,6 +120,11 @@ class Metrics:
         self.damaged_records = Gauge(
             "ingestion_spool_damaged_records", "Records known to be lost in damaged files.", registry=registry
         )
+
+    @property
+    def unaccounted(self) -> float:
+        """What the door counted when it answered, less what the broker's and the disk's acknowledgements counted."""
+        return self.accepted.total + self.unheard.total - self.direct.total - self.spooled_events.total
 
     def observe(self, status: PublisherStatus, pending_bytes: int) -> None:
         """Takes over what the publisher knows; called about once a second."""

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
 from event_core.clock import Clock
+from event_core.dead_letters import HEADER_DEAD_LETTER_ID
 from event_core.errors import InvalidEvent, MalformedBody, PlatformError, TooLarge, Unavailable
 from event_core.http import UNEXPECTED, Problem, error_body, error_headers, status_of
 from event_core.protocol import BODY_COMPLETE
@@ -34,8 +35,14 @@ log = get_logger(__name__)
 
 _JSON = (b"content-type", b"application/json")
 _CLOSE = (b"connection", b"close")
+_DEAD_LETTER_ID = HEADER_DEAD_LETTER_ID.encode()
 _UNPARSED = frozenset({"not_an_object", "too_deep", "too_wide"})
 """Refusals of bodies that are no object, or were never parsed: nothing is kept of them."""
+
+
+def _is_replay(scope: Scope) -> bool:
+    """Whether the event is a dead letter's: who sends it keeps the letter, and notes on it what is wrong now."""
+    return any(name == _DEAD_LETTER_ID for name, _ in scope["headers"])
 
 
 class Endpoint(ABC):
@@ -132,7 +139,9 @@ class Endpoint(ABC):
         self, batch: Batch, body: bytes, traceparent: str | None, scope: Scope, began: float
     ) -> tuple[int, bytes, int]:
         verbose = b"verbose=1" in scope["query_string"].split(b"&")
-        fates = await self._door.take_all(batch.items, traceparent, original_of(body, self._limits), verbose=verbose)
+        fates = await self._door.take_all(
+            batch.items, traceparent, original_of(body, self._limits), verbose=verbose, keep=not _is_replay(scope)
+        )
         if batch.corrected:
             self._metrics.corrected.inc(batch.corrected)
         status = batch_status(fates)
@@ -188,7 +197,7 @@ class PostEvent(Endpoint):
 
     async def _keep(self, body: bytes, error: InvalidEvent, mode: Mode | None, scope: Scope) -> None:
         """Makes a dead letter of what parsed as an object."""
-        if isinstance(error, MalformedBody) or error.reason in _UNPARSED:
+        if isinstance(error, MalformedBody) or error.reason in _UNPARSED or _is_replay(scope):
             return
         event_id, form, headers = None, Form.EVENT, []
         if mode is Mode.BINARY:

@@ -35,6 +35,7 @@ class Sender:
         link: Link,
         metrics: Metrics,
         *,
+        dlq_topic: str,
         deadline: float,
         to_disk: Callable[[Group, PlatformError], None],
         set_aside: Callable[[str, Record, str], Awaitable[None]],
@@ -43,6 +44,7 @@ class Sender:
         ``set_aside`` keeps a record of a topic that Kafka refuses for good, and raises Unavailable where it cannot."""
         self._link = link
         self._metrics = metrics
+        self._dlq = dlq_topic
         self._deadline = deadline
         self._to_disk = to_disk
         self._set_aside = set_aside
@@ -178,6 +180,9 @@ class Sender:
             seconds = max(0.1, began + self._deadline - time.monotonic())  # one deadline for them all
             self.kafka_writes += await session.send(group.topic, partition, part, seconds=seconds, limit=limit)
             self._metrics.produced.inc(len(part))
+            if group.in_flight is not None and group.topic != self._dlq:
+                self._metrics.direct.inc(len(part))
+                group.in_flight.delivery.acknowledged += len(part)
             if len(parts) > 1 and group.in_flight is not None:
                 # What is acknowledged must not be sent again where a later part fails.
                 done = set(map(id, part))

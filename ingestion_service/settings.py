@@ -13,7 +13,7 @@ from pydantic_settings import NoDecode
 from event_core import settings as shared
 from event_core.event import MAX_DEPTH, MAX_EVENT_BYTES
 from event_core.kafka import Compression
-from event_core.settings import KafkaSettings, Ports, split_list
+from event_core.settings import KafkaSettings, Ports, RetentionSettings, split_list
 from ingestion_service.limits import Limits
 
 DEFAULT_BUFFER_DIR = Path("./data/buffer")
@@ -28,7 +28,7 @@ def _buffer_dir() -> Path | None:
 Origins = Annotated[list[str], NoDecode, BeforeValidator(split_list)]
 
 
-class IngestionSettings(KafkaSettings):
+class IngestionSettings(KafkaSettings, RetentionSettings):
     service_name: str = Field("ingestion_service", description="Name in traces and logs")
     ingestion_ports: Ports = Field(
         [8001, 8004, 8000], description="Ports of the API, comma-separated; the first is the one shown in messages"
@@ -99,4 +99,9 @@ class IngestionSettings(KafkaSettings):
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.ingestion_max_event_bytes, self.ingestion_max_depth, self.ingestion_max_separators)
+        return Limits(
+            self.ingestion_max_event_bytes,
+            self.ingestion_max_depth,
+            self.ingestion_max_separators,
+            retention_days=self.retention_days,
+        )

@@ -7,19 +7,28 @@ import contextlib
 
 from event_consumer.app import Deps, create_app
 from event_consumer.batch import Batch
-from event_consumer.events.rows import EventRow, to_row
+from event_consumer.breaker import Breaker
+from event_consumer.events.partitions import Maintenance
+from event_consumer.events.rows import EventRow, decoder
 from event_consumer.events.store import PostgresStore
+from event_consumer.gauges import Gauges
+from event_consumer.letters.desk import Desk
+from event_consumer.letters.relay import Relay
+from event_consumer.letters.routes import dead_letter_router
 from event_consumer.metrics import Metrics
-from event_consumer.runner import Runner
+from event_consumer.progress import Progress
+from event_consumer.runner import LANES, Runner
 from event_consumer.settings import ConsumerSettings
 from event_consumer.tracing import BatchTracer
 from event_core.clock import monotonic, utc_now
-from event_core.errors import BrokerUnavailable
+from event_core.errors import BrokerUnavailable, DeadLetterFlood, PlatformError
 from event_core.kafka.consumer import KafkaSource
 from event_core.kafka.topics import connected, ensure_topics, platform_topics
 from event_core.main import Built
-from event_core.postgres import PostgresPing, open_pool, opened
-from event_core.telemetry import Tracing
+from event_core.postgres import PostgresPing, instants_as_integers, open_pool, opened
+from event_core.telemetry import Tracing, get_logger
+
+log = get_logger(__name__)
 
 
 class EventsPipeline:
@@ -31,17 +40,22 @@ class EventsPipeline:
         self._settings = settings
         self._metrics = metrics
         self._source: KafkaSource | None = None
-        self._problem = "the connection to Kafka is being made"
+        self._problem: PlatformError = BrokerUnavailable("the connection to Kafka is being made")
+        self._progress = Progress(utc_now)
+        metrics.registry.register(self._progress)
 
     async def ping(self) -> None:
-        """Raises BrokerUnavailable where the group has not been joined or a broker does not answer."""
+        """Raises where the group has not been joined, a broker does not answer, or something must be decided by somebody."""
         if self._source is None:
-            raise BrokerUnavailable(self._problem)
+            raise self._problem
+        for partition, gap in self._progress.gaps.items():
+            raise BrokerUnavailable(
+                f"{partition} is not read on: {gap.explanation}; decide with python -m tools.offsets"
+            )
         await self._source.ping()
 
     async def run(self, store: PostgresStore, tracing: Tracing, stop: asyncio.Event) -> None:
         """Runs until ``stop`` is set."""
-        settings = self._settings
         joining = asyncio.create_task(connected(self._join, self._note))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -51,36 +65,46 @@ class EventsPipeline:
             await asyncio.wait({joining})
             return
         self._source = source = joining.result()
-        runner = Runner(
+        try:
+            await self._runner(source, store, tracing).run(stop)
+        except DeadLetterFlood as error:
+            self._problem = error
+            log.error("nothing more is read: mend the cause and restart the consumer", problem=error.message)
+            self._metrics.halted.set(1)
+        finally:
+            self._source = None
+            await source.stop()
+        await stop.wait()  # alive, so that its metric and its health tell
+
+    def _runner(self, source: KafkaSource, store: PostgresStore, tracing: Tracing) -> Runner[EventRow]:
+        settings = self._settings
+        return Runner(
             source,
-            to_row,
+            decoder(settings.dlq_topic),
             store,
             Batch[EventRow](
                 settings.consumer_batch_size, settings.consumer_batch_age_seconds, settings.consumer_batch_bytes
             ),
+            Breaker(settings.consumer_breaker_share),
             metrics=self._metrics,
+            progress=self._progress,
             tracer=BatchTracer(tracing.tracer, "postgresql"),
             clock=utc_now,
             monotonic=monotonic,
         )
-        try:
-            await runner.run(stop)
-        finally:
-            self._source = None
-            await source.stop()
 
     async def _join(self) -> KafkaSource:
         settings = self._settings
         await ensure_topics(settings, platform_topics(settings))
         return await KafkaSource.open(
             settings,
-            [settings.kafka_topic, settings.kafka_product_topic],
+            [settings.kafka_topic, settings.kafka_product_topic, settings.dlq_topic],
             group=settings.kafka_group_id,
             instance=settings.kafka_group_instance_id,
         )
 
     def _note(self, problem: str) -> None:
-        self._problem = problem
+        self._problem = BrokerUnavailable(problem)
 
 
 def build(settings: ConsumerSettings) -> Built:
@@ -88,17 +112,42 @@ def build(settings: ConsumerSettings) -> Built:
     metrics = Metrics()
     tracing = Tracing.from_settings(settings)
     pipeline = EventsPipeline(settings, metrics)
-    pool = open_pool(settings, size=4, application="event_consumer")
-    store = PostgresStore(pool, settings, settings.kafka_group_id)
+    # A process that hangs within its transaction holds its offsets and ids, which others wait for: the server ends it.
+    milliseconds = int(settings.database_timeout_seconds * 1000)
+    writers = open_pool(
+        settings,
+        size=LANES + 1,
+        application="event_consumer",
+        init=instants_as_integers,
+        server_settings={
+            "idle_in_transaction_session_timeout": str(milliseconds),
+            "statement_timeout": str(2 * milliseconds),
+        },
+    )
+    others = open_pool(settings, size=6, application="event_consumer_desk")
+    store = PostgresStore(writers, settings, settings.kafka_group_id, retries=settings.consumer_max_retries)
+    upkeep, relay = Maintenance(others, settings), Relay(others, settings)
+    gauges = Gauges(others, settings.kafka_group_id, metrics.registry, upkeep)
     built = Built(ports=[settings.consumer_port], ports_setting="CONSUMER_PORT", registry=metrics.registry)
 
     async def run(stop: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, tracing.shutdown)
-            await stack.enter_async_context(opened(pool))
-            await pipeline.run(store, tracing, stop)
+            await stack.enter_async_context(opened(writers))
+            await stack.enter_async_context(opened(others))
+            async with asyncio.TaskGroup() as together:  # a fault of one ends them all, and the process with them
+                for beside in (upkeep, relay, gauges):
+                    together.create_task(beside.run(stop))
+                together.create_task(pipeline.run(store, tracing, stop))
 
     built.app = create_app(
-        settings.service_name, Deps(run, [pipeline, PostgresPing(pool)], metrics, on_failure=built.fail)
+        settings.service_name,
+        Deps(
+            run,
+            [pipeline, PostgresPing(others)],
+            metrics,
+            on_failure=built.fail,
+            routers=[dead_letter_router(Desk(others, settings), settings.admin_api_key)],
+        ),
     )
     return built

@@ -1,27 +1,34 @@
-"""Events, dead letters and offsets in one Postgres transaction."""
+"""Events, dead letters, rollups and offsets in one Postgres transaction."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping
 
 import asyncpg
 
-from event_consumer.batch import Batch, Item
-from event_consumer.dead_letter import DeadLetter, dead_letter
+from event_consumer.batch import Batch
+from event_consumer.events.fates import Fates, Placed
+from event_consumer.events.feeding import add, count_tenants
+from event_consumer.events.locks import ROLLUP_LOCK
+from event_consumer.events.placing import Placer, conflicts, sqlstate_of
+from event_consumer.events.rollups import Additions, Known, additions
 from event_consumer.events.rows import EventRow
+from event_consumer.gaps import Position, mark
+from event_consumer.letters.shelf import resolve, set_aside
 from event_consumer.store import FenceLost, Written
 from event_consumer.verdict import Verdict, judge
-from event_core.errors import UndecodableMessage
+from event_core.clock import from_milliseconds
+from event_core.instants import from_micros
 from event_core.postgres import Connection, check_schema, unavailable
 from event_core.settings import PostgresSettings
+from event_core.source import Logs
 from event_core.sqlfiles import load_sql
 from event_core.topics import TopicPartition
 
-INSERT_EVENTS = load_sql("event_consumer.events.sql", "insert_events")
-INSERT_DEAD_LETTERS = load_sql("event_consumer.events.sql", "insert_dead_letters")
+LOCK_ROLLUPS = load_sql("event_consumer.events.sql", "lock_rollups")
 ADVANCE_OFFSETS = load_sql("event_consumer.events.sql", "advance_offsets")
+COUNT_OFFSETS = load_sql("event_consumer.events.sql", "count_offsets")
 ADD_OFFSETS = load_sql("event_consumer.events.sql", "add_offsets")
 READ_OFFSETS = load_sql("event_consumer.events.sql", "read_offsets")
 
@@ -36,48 +43,76 @@ class _Fenced(Exception):
         self.lost = lost
 
 
-def _sqlstate(error: BaseException) -> tuple[str | None, str | None]:
-    if isinstance(error, asyncpg.PostgresError):
-        return error.sqlstate, getattr(error, "constraint_name", None)
-    return None, None
-
-
 class PostgresStore:
     """The events pipeline's store, for one consumer group."""
 
     name = "postgres"
 
-    def __init__(self, pool: asyncpg.Pool, settings: PostgresSettings, group: str) -> None:
+    def __init__(self, pool: asyncpg.Pool, settings: PostgresSettings, group: str, *, retries: int = 3) -> None:
+        """``pool`` has ``instants_as_integers``; ``retries``: how often a row may fail before it is set aside."""
         self._pool = pool
         self._settings = settings
         self._group = group
+        self._retries = retries
+        self._known = Known()
+        self._cluster_id: str | None = None
 
-    async def offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        wanted = list(partitions)
+    async def positions(self, logs: Logs) -> dict[TopicPartition, Position]:
+        self._cluster_id = logs.cluster_id
+        wanted = sorted(logs.of)
         names = ([p.topic for p in wanted], [p.partition for p in wanted])
+        begins = [logs.of[p].begin for p in wanted]
         async with self._connection() as connection:
             await check_schema(connection)
-            await connection.execute(ADD_OFFSETS, self._group, *names)
+            await connection.execute(ADD_OFFSETS, self._group, *names, begins, logs.cluster_id)
             rows = await connection.fetch(READ_OFFSETS, self._group, *names)
-        return {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        return {TopicPartition(topic, partition): Position(*rest) for topic, partition, *rest in rows}
 
     async def write(self, batch: Batch[EventRow], expected: Mapping[TopicPartition, int]) -> Written | FenceLost:
         try:
             async with self._connection() as connection, connection.transaction():
-                # The fence first: it locks the offsets' rows, so a second consumer waits here instead of working in vain.
-                await self._advance(connection, batch, expected)
-                refused: list[DeadLetter] = []
-                stored = await self._insert(connection, batch.items, refused)
-                dead = [*batch.dead, *refused]
-                if dead:
-                    await connection.execute(INSERT_DEAD_LETTERS, *_columns(dead))
+                await connection.execute(LOCK_ROLLUPS, ROLLUP_LOCK)
+                # The fence comes first: it locks the offsets' rows, so a second consumer waits here, not in vain.
+                slot, epoch = await self._advance(connection, batch, expected)
+                self._known.check(epoch)
+                written, added = await self._fill(connection, batch, expected, slot)
         except _Fenced as fence:
             return FenceLost(fence.lost)
-        return Written(stored, len(batch.items) - stored - len(refused), dead)
+        if added is not None:
+            self._known.learn(added.learned, epoch)
+        return written
+
+    async def _fill(
+        self, connection: Connection, batch: Batch[EventRow], expected: Mapping[TopicPartition, int], slot: int
+    ) -> tuple[Written, Additions | None]:
+        placed = await self._place(connection, batch)
+        differ = await conflicts(connection, placed.known)
+        rows = [item.row for item in placed.fresh]
+        added = additions(rows, self._known) if rows else None
+        if added is not None:
+            await add(connection, added, slot)
+        fates = Fates(batch, placed, differ)
+        if fates.letters:
+            fates.settle(await set_aside(connection, fates.letters))
+        if fates.replayed:
+            await resolve(connection, fates.replayed)
+        await count_tenants(connection, fates.tenants(), slot)
+        await self._count(connection, batch, expected, fates)
+        oldest = from_micros(min([row.received_at for row in rows])) if rows else None
+        return Written(len(rows), fates.duplicates.total(), fates.new_letters, oldest), added
+
+    async def _place(self, connection: Connection, batch: Batch[EventRow]) -> Placed:
+        patient = batch.overdue < self._retries
+        try:
+            return await Placer(connection, retries=self._retries, patient=patient).place(batch.items)
+        except asyncpg.QueryCanceledError:
+            batch.overdue += 1
+            raise
 
     async def _advance(
         self, connection: Connection, batch: Batch[EventRow], expected: Mapping[TopicPartition, int]
-    ) -> None:
+    ) -> tuple[int, int]:
+        """Moves the offsets; (the slot of this batch's rollup rows, the rollups' epoch)."""
         partitions = sorted(batch.offsets)
         moved = await connection.fetch(
             ADVANCE_OFFSETS,
@@ -86,31 +121,32 @@ class PostgresStore:
             [p.partition for p in partitions],
             [expected[p] for p in partitions],
             [batch.offsets[p] for p in partitions],
+            [self._cluster_id] * len(partitions),
+            [mark(batch.last[p]) for p in partitions],
+            [from_milliseconds(batch.last[p].timestamp) for p in partitions],
         )
-        lost = set(partitions) - {TopicPartition(row["topic"], row["partition"]) for row in moved}
+        lost = set(partitions) - {TopicPartition(topic, partition) for topic, partition, *_ in moved}
         if lost:
             raise _Fenced(sorted(lost))
+        # The rows of these slots are ours alone as long as we hold the offsets' locks; one of them does.
+        return min(slot for _, _, slot, _ in moved), moved[0]["epoch"]
 
-    async def _insert(self, connection: Connection, items: Sequence[Item[EventRow]], refused: list[DeadLetter]) -> int:
-        """How many rows were new. A row that Postgres refuses is found by halving, within savepoints, and set aside."""
-        if not items:
-            return 0
-        try:
-            async with connection.transaction():  # a savepoint: we are within the batch's transaction
-                status: str = await connection.execute(INSERT_EVENTS, *_columns([item.row for item in items]))
-                return int(status.rpartition(" ")[2])
-        except (asyncpg.PostgresError, ValueError) as error:  # ValueError: asyncpg could not encode a value
-            sqlstate, constraint = _sqlstate(error)
-            at_fault = isinstance(error, ValueError) or judge(sqlstate, constraint=constraint) is Verdict.DATA
-            if not at_fault:
-                raise
-            if len(items) == 1:
-                problem = UndecodableMessage(f"{sqlstate or 'encoding'}: {error}", reason="refused_by_store")
-                refused.append(dead_letter(items[0].message, problem))
-                return 0
-        middle = len(items) // 2
-        first = await self._insert(connection, items[:middle], refused)
-        return first + await self._insert(connection, items[middle:], refused)
+    async def _count(
+        self, connection: Connection, batch: Batch[EventRow], expected: Mapping[TopicPartition, int], fates: Fates
+    ) -> None:
+        partitions = sorted(batch.offsets)
+        received = fates.received()
+        await connection.execute(
+            COUNT_OFFSETS,
+            self._group,
+            [p.topic for p in partitions],
+            [p.partition for p in partitions],
+            [fates.stored[p] for p in partitions],
+            [fates.duplicates[p] for p in partitions],
+            [fates.dead[p] for p in partitions],
+            [batch.offsets[p] - expected[p] - batch.messages[p] for p in partitions],
+            [received.get(p) for p in partitions],
+        )
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncGenerator[Connection]:
@@ -119,13 +155,19 @@ class PostgresStore:
             async with self._pool.acquire() as connection:
                 yield connection
         except asyncpg.PostgresError as error:
-            sqlstate, constraint = _sqlstate(error)
-            if judge(sqlstate, constraint=constraint) is Verdict.WAIT:
-                raise unavailable(error, self._settings) from error
+            sqlstate, constraint = sqlstate_of(error)
+            if judge(sqlstate, constraint=constraint) in (Verdict.WAIT, Verdict.SLOW):
+                raise unavailable(_reason(error), self._settings) from error
             raise
         except _CONNECTION_ERRORS as error:
-            raise unavailable(error, self._settings) from error
+            raise unavailable(_reason(error), self._settings) from error
 
 
-def _columns(rows: Sequence[tuple[Any, ...]]) -> Iterable[list[Any]]:
-    return map(list, zip(*rows, strict=True))
+def _reason(error: BaseException) -> BaseException:
+    """What the server said first, where it did: the client's own words for a connection that it closed say nothing of why."""
+    reason, hidden = error, error.__cause__ or error.__context__
+    while hidden is not None:
+        if isinstance(hidden, asyncpg.PostgresError) and judge(hidden.sqlstate) is Verdict.WAIT:
+            reason = hidden
+        hidden = hidden.__cause__ or hidden.__context__
+    return reason

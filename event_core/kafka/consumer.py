@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka import TopicPartition as NativeTopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from event_core.errors import BrokerUnavailable, ClientBroken
 from event_core.kafka import METADATA_MAX_AGE_MS, REQUEST_TIMEOUT_MS
-from event_core.kafka.native import end, ended, note_commits
+from event_core.kafka.logs import logs_of, native
+from event_core.kafka.native import end, ended, hold_assigned, note_commits
 from event_core.settings import KafkaSettings
-from event_core.source import Polled
+from event_core.source import Logs, Message, Polled
 from event_core.telemetry import get_logger
 from event_core.topics import TopicPartition
 
@@ -23,6 +23,8 @@ log = get_logger(__name__)
 CLOSE_SECONDS = 5.0
 """How long leaving a group may take; then the broker finds out by itself."""
 COMMIT_SECONDS = 2.0
+REBALANCE_SECONDS = 1.0
+"""How long a poll waits beyond its own time while partitions are dealt anew, which takes until every member has joined."""
 
 
 class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
@@ -31,14 +33,14 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     def __init__(self, settings: KafkaSettings, topics: Iterable[str], *, group: str, instance: str | None) -> None:
         self._topics = tuple(topics)
         self._generation = 0
-        self._waiting: set[TopicPartition] = set()  # assigned, but its stored offset is not known yet
+        self._held: set[TopicPartition] = set()  # assigned, but not to be read: its offset is not known (yet)
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=settings.kafka_bootstrap_servers,
             client_id=settings.kafka_client_id,
             group_id=group,
             group_instance_id=instance,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",  # the default, "latest", skips what came before the first start
+            auto_offset_reset="none",  # else an offset that the log does not have is jumped over in silence
             session_timeout_ms=10_000,
             heartbeat_interval_ms=2_000,
             rebalance_timeout_ms=30_000,
@@ -56,6 +58,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     ) -> KafkaSource:
         """Joins the group. Raises BrokerUnavailable."""
         source = cls(settings, topics, group=group, instance=instance)
+        hold_assigned(source._consumer._subscription)
         try:
             source._consumer.subscribe(source._topics, listener=source)
             await source._consumer.start()
@@ -98,56 +101,75 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._generation += 1
 
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
-        # Called before the first fetch. An exception or a wait here would be swallowed or stall the whole group, so the
-        # stored offsets are looked up by the loop, and until then the partitions stand still.
+        # An exception or a wait here would be swallowed or stall the whole group, so the stored offsets are looked up by the
+        # loop, and until then the partitions stand still.
         self._generation += 1
-        self._waiting = {TopicPartition(*partition) for partition in assigned}
-        self._consumer.pause(*assigned)
+        self._held = {TopicPartition(*partition) for partition in assigned}
 
-    async def poll(self, max_records: int, wait: float) -> Polled:
+    async def poll(self, max_records: int, wait: float, only: Collection[TopicPartition] | None = None) -> Polled:
         if not self._alive:
             raise ClientBroken("the consumer's background work has ended")
-        held = self._consumer.assignment() - self._consumer.paused() if max_records == 0 else frozenset()
-        self._consumer.pause(*held)
+        generation, found = self._generation, {}
         try:
-            generation = self._generation
-            found = await self._consumer.getmany(timeout_ms=int(wait * 1000), max_records=max_records or None)
+            async with asyncio.timeout(wait + REBALANCE_SECONDS):
+                if max_records:
+                    chosen = [native(partition) for partition in only] if only is not None else ()
+                    found = await self._consumer.getmany(*chosen, timeout_ms=int(wait * 1000), max_records=max_records)
+                else:
+                    with self._consumer._subscription.fetch_context():
+                        await asyncio.sleep(wait)
+        except TimeoutError:
+            pass  # a rebalance
+        except OffsetOutOfRangeError as error:
+            self._out_of_range(*error.args)
         except (KafkaError, OSError) as error:
             if not self._alive:
                 raise ClientBroken(f"the consumer's background work has ended: {error!r}") from error
             raise BrokerUnavailable(f"Kafka does not answer: {error!r}") from error
-        finally:
-            # What was taken away meanwhile must not be touched: aiokafka answers that with an assertion's failure.
-            if generation == self._generation:
-                self._consumer.resume(*(held & self._consumer.assignment()))
-        messages = {
+        messages: dict[TopicPartition, list[Message]] = {
             TopicPartition(*partition): batch
             for partition, batch in found.items()
-            if batch and generation == self._generation and TopicPartition(*partition) not in self._waiting
+            if batch and generation == self._generation and TopicPartition(*partition) not in self._held
         }
-        assignment = frozenset(TopicPartition(*partition) for partition in self._consumer.assignment())
-        return Polled(messages, assignment, self._generation)
+        # While partitions are dealt anew aiokafka still shows those of before.
+        ours = () if self._consumer._subscription.reassignment_in_progress else self._consumer.assignment()
+        highwaters = {TopicPartition(*partition): self._consumer.highwater(partition) for partition in ours}
+        ends = {partition: highwater for partition, highwater in highwaters.items() if highwater is not None}
+        return Polled(messages, frozenset(highwaters), self._generation, ends)
 
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        native = _native(partition)
-        if native not in self._consumer.assignment():
+    def _out_of_range(self, offsets: Mapping[Any, int]) -> None:
+        """Holds everything until it is positioned anew, unless what was read has been held or sought elsewhere since."""
+        state = self._consumer._subscription.subscription.assignment.state_value
+        for partition, offset in offsets.items():
+            if TopicPartition(*partition) not in self._held and state(partition).position == offset:
+                log.warning("an offset is not in its log", partition=str(TopicPartition(*partition)), offset=offset)
+                self._generation += 1
+                for assigned in self._consumer.assignment():
+                    self.seek(TopicPartition(*assigned), None)
+                return
+
+    def seek(self, partition: TopicPartition, offset: int | None) -> None:
+        assigned = native(partition)
+        if assigned not in self._consumer.assignment():
             return  # taken away meanwhile: the next poll tells of the new generation
-        self._consumer.seek(native, offset)
-        self._consumer.resume(native)
-        self._waiting.discard(partition)
+        if offset is None:
+            self._consumer.pause(assigned)
+            self._held.add(partition)
+            return
+        self._consumer.seek(assigned, offset)
+        self._consumer.resume(assigned)
+        self._held.discard(partition)
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         try:
             # Bounded: aiokafka tries again without end while no coordinator answers, and nothing depends on the outcome.
             async with asyncio.timeout(COMMIT_SECONDS):
-                await self._consumer.commit({_native(partition): offset for partition, offset in offsets.items()})
+                await self._consumer.commit({native(partition): offset for partition, offset in offsets.items()})
         except (CommitFailedError, IllegalStateError, KafkaError, OSError, TimeoutError) as error:
             log.debug("the offsets were not told to Kafka", error=repr(error))
 
-    def end(self, partition: TopicPartition) -> int | None:
-        native = _native(partition)
-        end: int | None = self._consumer.highwater(native) if native in self._consumer.assignment() else None
-        return end
+    async def logs(self, partitions: Iterable[TopicPartition]) -> Logs:
+        return await logs_of(self._consumer, partitions)
 
     async def ping(self) -> None:
         """Raises BrokerUnavailable where a broker does not answer a metadata request, or the client is broken."""
@@ -157,7 +179,3 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             await self._consumer._client.fetch_all_metadata()  # the public calls may wait without end
         except (KafkaError, OSError) as error:
             raise BrokerUnavailable(f"Kafka does not answer: {error!r}") from error
-
-
-def _native(partition: TopicPartition) -> Any:
-    return NativeTopicPartition(partition.topic, partition.partition)

@@ -1,18 +1,22 @@
-"""What aiokafka 0.14 leaves to its user: a connection that fails as its callers expect, an end that leaves nothing behind, and
-levels of compression for live events."""
+"""What aiokafka 0.14 leaves to its user: a connection that fails as its callers expect, an end that leaves nothing behind,
+partitions that nobody positions but us, and levels of compression for live events."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import aiokafka.conn
 from aiokafka.codec import gzip_encode, lz4_encode, zstd_encode
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 END_SECONDS = 2.0
@@ -80,6 +84,49 @@ def note_commits(coordinator: Any) -> None:
         return task
 
     coordinator._do_commit_offsets = noted
+
+
+def hold_assigned(subscriptions: Any) -> None:
+    """Holds each partition from the moment it is assigned, until it is sought and resumed. The fetcher would ask the group's
+    coordinator for a committed offset first, read nothing of that broker until it answers, and raise where there is none."""
+    assign = subscriptions.assign_from_subscribed
+
+    def held(partitions: Iterable[Any]) -> None:
+        assign(partitions)
+        assignment = subscriptions.subscription.assignment
+        for partition in assignment.tps:
+            state = assignment.state_value(partition)
+            state.seek(0)
+            state.pause()
+
+    @contextlib.contextmanager
+    def polling() -> Iterator[None]:  # aiokafka's own counts a poll that raised as one that lasts for ever
+        subscriptions._fetch_count += 1
+        try:
+            yield
+        finally:
+            subscriptions._fetch_count -= 1
+            subscriptions._last_fetch_ended = time.monotonic()
+
+    subscriptions.assign_from_subscribed = held
+    subscriptions.fetch_context = polling
+
+
+async def cluster_id(client: Any) -> str:
+    """The cluster's id, asked of any broker that answers; aiokafka drops it from the metadata it keeps.
+
+    Raises:
+        KafkaError: none does.
+    """
+    problem: Exception = KafkaConnectionError("no broker is known")
+    brokers = [broker.nodeId for broker in client.cluster.brokers()]
+    random.shuffle(brokers)
+    for broker in brokers:
+        try:
+            return str((await client.send(broker, MetadataRequest([]))).cluster_id)
+        except (KafkaError, OSError) as error:
+            problem = error
+    raise problem
 
 
 def ended(*tasks: asyncio.Task[Any] | None) -> bool:

@@ -30,7 +30,12 @@ from tests.support.backend import open_backend
 from tests.support.process import ROOT
 
 PARTS = ("ingestion", "collect", "steady", "spool", "consumer", "latency")
-SETTINGS = ("rounds", "seconds", "steady_rounds", "steady_seconds", "spool_events", "rows", "naive_rows")
+SETTINGS = (
+    *("rounds", "seconds", "steady_rounds", "steady_seconds", "spool_events"),
+    *("consumer_rounds", "rows", "naive_rows", "ledger_rows"),
+)
+CASES = [case.name for case in (consumer.PLAIN, *consumer.CASES, consumer.NAIVE)]
+QUICK = {"consumer_rounds": 1, "rows": 100_000, "ledger_rows": 0}
 
 
 def say(line: str) -> None:
@@ -42,7 +47,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
         description="Measure ingestion, the disk buffer, the consumer and POST-to-visible latency on real Kafka and Postgres.",
-        epilog="Exit status: 0 measured (whether or not targets are met), 1 something failed, 130 interrupted.",
+        epilog="The consumer's part takes about 15 minutes, with --quick 2; a turn (three runs at most) that would begin or is "
+        "expected to end after --consumer-minutes is left out, and no run takes longer than 5 minutes. "
+        "Exit status: 0 measured (whether or not targets are met), 1 something failed, 130 interrupted.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -53,8 +60,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--steady-seconds", type=float, default=10.0, help="measured seconds with Kafka up, and again with it gone")
     add("--spool-events", type=int, default=400_000, help="events that the disk buffer is given")
     add("--full", action="store_true", help=f"give it {spool.HALF_AN_HOUR:,}: 30 minutes of 2,000 per second")
-    add("--rows", type=int, default=300_000, help="events in the consumer's preloaded topic")
+    add("--consumer-rounds", type=int, default=2, help="of the consumer's cases; about six minutes each")
+    add("--rows", type=int, default=1_000_000, help="events in each of the consumer's preloaded topics")
     add("--naive-rows", type=int, default=60_000, help="events for the consumer's baseline; a multiple of 100")
+    add("--ledger-rows", type=int, default=20_000_000, help="ids stored before; 0 leaves the two ledger cases out")
+    add(
+        "--case",
+        choices=CASES,
+        action="append",
+        help="one of the consumer's cases, beside the plain one; may be given again",
+    )
+    add("--consumer-minutes", type=float, default=25.0, help="after which the consumer's part begins no further turn")
+    add("--quick", action="store_true", help="a short run of the consumer's part: 1 round of 100,000 rows, no ledger")
     add("--json", type=Path, default=Path("bench-results/latest.json"), metavar="FILE", help="where the figures go")
     add("--backend", choices=("docker", "local", "auto"), default="auto", help="where Kafka and Postgres run")
     add(
@@ -65,6 +82,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("at least 1 round, 1 second and 20,000 rows")
     if options.naive_rows < 1_000 or options.naive_rows % 100:
         parser.error("--naive-rows: at least 1,000, and a multiple of 100")
+    if options.quick:
+        vars(options).update(QUICK)
+    if options.consumer_rounds < 1 or options.ledger_rows < 0 or options.consumer_minutes <= 0:
+        parser.error("at least 1 round of the consumer, 0 ids in its ledger, and some minutes")
     if options.full:
         options.spool_events = spool.HALF_AN_HOUR
     if options.steady_rounds < 1 or options.steady_seconds < 1 or options.spool_events < 10_000:
@@ -91,9 +112,15 @@ def measure(options: argparse.Namespace, servers: Servers) -> Results:
     if "spool" in wanted:
         results.spool = spool.run(servers, events=options.spool_events, say=say)
     if "consumer" in wanted:
-        results.consumer, results.message_bytes = consumer.run(
-            servers, rounds=options.rounds, rows=options.rows, naive_rows=options.naive_rows, say=say
+        asked = consumer.Asked(
+            options.consumer_rounds,
+            options.rows,
+            options.naive_rows,
+            options.ledger_rows,
+            options.case or (),
+            options.consumer_minutes,
         )
+        results.consumer = consumer.run(servers, asked, say)
     if "latency" in wanted:
         results.latency = latency.run(servers, rounds=options.rounds, seconds=options.seconds, say=say)
     return results
@@ -108,6 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a broker that is still starting is no news
     facts: dict[str, Any] = {**machine.facts(), "load_average_start": machine.load_average()}
+    facts["loop_ms_start"] = machine.loop_ms()
     started, stolen = time.monotonic(), machine.stolen_seconds()
     home = Path(tempfile.mkdtemp(prefix="bench-"))
     if (ROOT / ENV_FILE).exists():
@@ -121,7 +149,11 @@ def main(arguments: list[str] | None = None) -> int:
         with psycopg.connect(f"{backend.postgres}/postgres") as connection:
             facts["postgres"] = machine.server_versions(connection)
         results = measure(options, Servers(backend, logs))
+        failed = bool(results.consumer and results.consumer.errors)
+        if failed:
+            _keep_logs(logs)
         facts["load_average_end"] = machine.load_average()
+        facts["loop_ms_end"] = machine.loop_ms()
         core_seconds = (time.monotonic() - started) * int(facts["cores"])
         facts["stolen_share"] = round((machine.stolen_seconds() - stolen) / core_seconds, 4)
     except BaseException:
@@ -140,6 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
         "settings": {
             **{name: getattr(options, name) for name in SETTINGS},
             "partitions": PARTITIONS,
+            "consumer_partitions": consumer.PARTITIONS,
             "services": DURABLE,
             "spool_codec": spool.CODEC,
             "latency_rate": latency.RATE,
@@ -151,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print_report(results, facts, Console(width=max(130, Console().width)))
     say(f"written to {options.json}")
-    return 0
+    return 1 if failed else 0
 
 
 def _keep_logs(logs: Path) -> None:

@@ -1,109 +1,188 @@
-"""Rows per second from a preloaded topic into Postgres, from the first stored row to the last."""
+"""Rows per second from a filled topic into Postgres: the plain case, what makes it harder, and the baseline, in turns."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import psycopg
+from tests.benchmarks import consuming
+from tests.benchmarks.figures import Comparison, Figures, Side
+from tests.benchmarks.preload import Kind, Preloaded, preload
+from tests.benchmarks.servers import TEMPLATE, Servers
+from tests.benchmarks.storage import LEDGER, fill_ledger
 
-from tests.benchmarks.figures import Comparison, Figures
-from tests.benchmarks.machine import cpu_seconds, memory_peak_mib, postgres_cpu_seconds
-from tests.benchmarks.preload import preload
-from tests.benchmarks.servers import Program, Round, Servers
-from tests.support.process import Service
+PARTITIONS = 4
+SHARED_LEAST = 400_000
+"""Records that the first consumer gets when a second is to join: else it is done before."""
+RATIOS = (
+    *("rows_per_second", "rows_per_loop"),
+    *("rows_per_cpu_second", "rows_per_postgres_cpu_second", "wal_bytes_per_row"),
+)
 
-RATIOS = ("rows_per_second", "rows_per_cpu_second", "rows_per_postgres_cpu_second")
-LONGEST_SECONDS = 300.0
-
-_OURS = "select coalesce(sum(next_offset), 0)::bigint from consumer_offsets"
-_NAIVE = "select count(*) from events"
-
-
-def run(
-    servers: Servers, *, rounds: int, rows: int, naive_rows: int, say: Callable[[str], None]
-) -> tuple[Comparison, float]:
-    """(the comparison, mean bytes per message). The baseline gets fewer rows, so that it ends: rates are compared."""
-    found = Comparison()
-    say(f"consumer: preloading {rows:,} and {naive_rows:,} events")
-    topic, size = preload(servers, rows)
-    naive_topic, _ = preload(servers, naive_rows)
-    for number in range(1, rounds + 1):
-        for ours in (True, False):
-            with servers.new_round(topic if ours else naive_topic) as own:
-                figures = _ours(servers, own, rows) if ours else _naive(servers, own, naive_rows)
-            (found.ours if ours else found.naive).rounds.append(figures)
-            say(
-                f"consumer {number}/{rounds} {'ours' if ours else 'naive':5} {figures['rows_per_second']:7,.0f} rows/s  "
-                f"{figures['rows_per_cpu_second']:7,.0f}/CPU-s  peak {figures['memory_peak_mib']:.0f} MiB"
-            )
-    return found, size
+Say = Callable[[str], None]
 
 
-def _ours(servers: Servers, own: Round, rows: int) -> Figures:
-    service = Service("event_consumer", own.settings, servers.logs / f"consumer-{own.topic}.log")
-    try:
-        service.start(ready=False)
-        return _measure(own, rows, service.pid, _OURS, poll_seconds=0.02, check=service.running)
-    finally:
-        if service.running():
-            service.stop()
+class Case(NamedTuple):
+    """``ledger``: many ids are there before; ``second``: another consumer joins."""
+
+    name: str
+    kind: Kind
+    ledger: bool = False
+    second: bool = False
 
 
-def _naive(servers: Servers, own: Round, rows: int) -> Figures:
-    program = Program("tests.benchmarks.naive_consumer", own.settings, servers.logs / f"naive-{own.topic}.log")
-
-    def check() -> bool:
-        program.check()
-        return True
-
-    try:
-        return _measure(own, rows, program.pid, _NAIVE, poll_seconds=0.1, check=check)
-    finally:
-        program.stop()
-
-
-def _measure(own: Round, rows: int, pid: int, query: str, *, poll_seconds: float, check: Callable[[], bool]) -> Figures:
-    """Watches ``query`` grow to ``rows``. The rows of the first look are not counted: their beginning was not seen.
-
-    Raises:
-        RuntimeError: the process ended, it took too long, or the table does not hold every row once.
-    """
-    deadline = time.monotonic() + LONGEST_SECONDS
-    first = (0, 0.0, 0.0, 0.0)
-    with psycopg.connect(own.database_url, autocommit=True) as connection:
-        seen = 0
-        while seen < rows:
-            seen = _number(connection, query)
-            if not first[0] and seen:
-                first = (seen, time.perf_counter(), cpu_seconds(pid), postgres_cpu_seconds(connection))
-            if not check() or time.monotonic() > deadline:
-                raise RuntimeError(f"{seen} of {rows} rows were stored when it ended")
-            if seen < rows:
-                time.sleep(poll_seconds)
-        ended, cpu = time.perf_counter(), cpu_seconds(pid)
-        postgres = postgres_cpu_seconds(connection) - first[3]
-        stored = _number(connection, _NAIVE)
-        if stored != rows:
-            raise RuntimeError(f"{stored} rows are stored, {rows} were preloaded")
-    measured = rows - first[0]
-    if not measured:
-        raise RuntimeError(f"all {rows} rows were stored at once: give more of them")
-    seconds, used = ended - first[1], max(cpu - first[2], 0.01)
-    return {
-        "rows_per_second": round(measured / seconds, 1),
-        "rows_per_cpu_second": round(measured / used, 1),
-        "rows_per_postgres_cpu_second": round(measured / max(postgres, 0.01), 1),
-        "cpu_share": round(used / seconds, 3),
-        "postgres_cpu_share": round(postgres / seconds, 3),
-        "seconds": round(seconds, 3),
-        "rows_measured": measured,
-        "rows_stored": stored,
-        "memory_peak_mib": memory_peak_mib(pid),
-    }
+PLAIN = Case("plain", Kind.PLATFORM)
+NAIVE = Case("naive", Kind.PLATFORM)
+CASES = (
+    Case("duplicates", Kind.DUPLICATES),
+    Case("poison", Kind.POISON),
+    Case("refused", Kind.REFUSED),
+    Case("ledger", Kind.PLATFORM, ledger=True),
+    Case("ledger-random", Kind.CLIENT, ledger=True),
+    Case("share", Kind.PLATFORM, second=True),
+)
 
 
-def _number(connection: psycopg.Connection[tuple[object, ...]], query: str) -> int:
-    row = connection.execute(query.encode()).fetchone()
-    assert row is not None
-    return int(str(row[0]))
+@dataclass
+class Consumed:
+    """``cases`` stand beside the plain runs next to them; ``errors`` says which runs gave no figures, and why."""
+
+    plain: Side = field(default_factory=Side)
+    cases: dict[str, Comparison] = field(default_factory=dict)
+    naive: Comparison = field(default_factory=Comparison)
+    value_bytes: float = 0.0
+    preload_seconds: float = 0.0
+    ledger_rows: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "value_bytes": round(self.value_bytes, 1),
+            "preload_seconds": round(self.preload_seconds, 1),
+            "ledger_rows": self.ledger_rows,
+            "errors": self.errors,
+            "plain": self.plain.as_json(),
+            "cases": {name: one.as_json(RATIOS) for name, one in self.cases.items()},
+            "naive": self.naive.as_json(RATIOS),
+        }
+
+
+class Asked(NamedTuple):
+    """What the command line asks for. ``names`` are of cases; empty: all. After ``minutes`` no further turn begins."""
+
+    rounds: int
+    rows: int
+    naive_rows: int
+    ledger_rows: int
+    names: Sequence[str]
+    minutes: float
+
+
+def run(servers: Servers, asked: Asked, say: Say) -> Consumed:
+    """A run that fails leaves a line in ``errors``, and the others go on."""
+    return _Run(servers, asked, say).run()
+
+
+class _Run:
+    """A turn is one plain run between two cases; each second round goes through it backwards."""
+
+    def __init__(self, servers: Servers, asked: Asked, say: Say) -> None:
+        self._servers = servers
+        self._asked = asked
+        self._say = say
+        self._topics: dict[Case, Preloaded] = {}
+        self._found = Consumed(ledger_rows=asked.ledger_rows)
+
+    def run(self) -> Consumed:
+        began, longest = time.monotonic(), 0.0
+        cases = self._prepare()
+        turns = [cases[number : number + 2] for number in range(0, len(cases), 2)] or [[]]
+        for number in range(self._asked.rounds):
+            for turn in turns:
+                start = time.monotonic()
+                if longest and start + longest - began > self._asked.minutes * 60:
+                    self._say(f"consumer: {self._asked.minutes:g} minutes are over, round {number + 1} stays undone")
+                    return self._found
+                self._turn(turn, backwards=bool(number % 2), title=f"consumer {number + 1}/{self._asked.rounds}")
+                longest = max(longest, time.monotonic() - start)
+        return self._found
+
+    def _prepare(self) -> list[Case]:
+        """Topics and ledger. The cases to be measured, the baseline among them."""
+        asked = self._asked
+        cases = [case for case in CASES if not asked.names or case.name in asked.names]
+        if not asked.ledger_rows:
+            cases = [case for case in cases if not case.ledger]
+        if not asked.names or NAIVE.name in asked.names:
+            cases.insert(min(3, len(cases)), NAIVE)  # beside "refused", so that the two ledgers share a turn
+        made: dict[tuple[Kind, int], Preloaded] = {}
+        for case in (PLAIN, *cases):
+            rows = asked.rows
+            if case is NAIVE:
+                rows = asked.naive_rows
+            elif case.second:
+                rows = max(rows, SHARED_LEAST)
+            if (case.kind, rows) not in made:
+                began = time.monotonic()
+                made[case.kind, rows] = preload(self._servers, rows, PARTITIONS, case.kind)
+                seconds = time.monotonic() - began
+                self._found.preload_seconds += seconds
+                self._say(f"consumer: {rows:,} events preloaded, {case.kind.value}, in {seconds:.0f} s")
+            self._topics[case] = made[case.kind, rows]
+        self._found.value_bytes = self._topics[PLAIN].value_bytes
+        if any(case.ledger for case in cases):
+            try:
+                fill_ledger(self._servers, asked.ledger_rows, self._say)
+            except RuntimeError as error:
+                self._fail("the ledger", error)
+                cases = [case for case in cases if not case.ledger]
+        return cases
+
+    def _turn(self, turn: Sequence[Case], *, backwards: bool, title: str) -> None:
+        order = [*turn[:1], PLAIN, *turn[1:]]
+        figures = {case: self._one(case, title) for case in (reversed(order) if backwards else order)}
+        plain = figures[PLAIN]
+        if plain is None:
+            return  # without its neighbour a run gives no ratio
+        self._found.plain.rounds.append(plain)
+        for case in turn:
+            measured = figures[case]
+            if measured is None:
+                continue
+            if case is NAIVE:
+                self._found.naive.ours.rounds.append(plain)
+                self._found.naive.naive.rounds.append(measured)
+            else:
+                pair = self._found.cases.setdefault(case.name, Comparison())
+                pair.ours.rounds.append(measured)
+                pair.plain.rounds.append(plain)
+
+    def _one(self, case: Case, title: str) -> Figures | None:
+        preloaded, servers = self._topics[case], self._servers
+        template = LEDGER if case.ledger else TEMPLATE
+        try:
+            with servers.new_round(preloaded.topic, partitions=PARTITIONS, template=template) as own:
+                if case is NAIVE:
+                    figures = consuming.naive(servers, own, preloaded)
+                elif case.second:
+                    figures = consuming.shared(servers, own, preloaded)
+                else:
+                    ledger = self._asked.ledger_rows if case.ledger else 0
+                    figures = consuming.ours(servers, own, preloaded, ledger=ledger)
+        except (RuntimeError, AssertionError, TimeoutError) as error:
+            self._fail(f"{title} {case.name}", error)
+            return None
+        shared = f"  the second after {figures['seconds_to_share']:.1f} s" if case.second else ""
+        self._say(
+            f"{title} {case.name:13} {figures['rows_per_second']:7,.0f} rows/s  {figures['cpu_us_per_row']:5.1f} µs  "
+            f"PostgreSQL {figures['postgres_cpu_us_per_row']:5.1f} µs  WAL {figures['wal_bytes_per_row']:5,.0f} B  "
+            f"peak {figures['memory_peak_mib']:.0f} MiB  busy {figures['cpu_share']:.0%}  "
+            f"loop {figures['loop_ms']:.1f} ms{shared}"
+        )
+        return figures
+
+    def _fail(self, what: str, error: Exception) -> None:
+        self._found.errors.append(f"{what}: {error}")
+        self._say(f"{what}: ERROR: {error}")

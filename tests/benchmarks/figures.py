@@ -38,11 +38,13 @@ class Comparison:
     """Ours and what it is compared with, in rounds that alternate. A side may have no rounds.
 
     ``naive`` is what tutorials lead to, ``bare`` the least that can be done: the one should be slower, the other is faster.
+    ``plain`` is ours too, without what makes the case.
     """
 
     ours: Side = field(default_factory=Side)
     naive: Side = field(default_factory=Side)
     bare: Side = field(default_factory=Side)
+    plain: Side = field(default_factory=Side)
 
     def ratio(self, name: str, beside: str = "naive") -> float:
         """The median of ours/other of each pair of neighbouring rounds, so that a drifting machine cancels out."""
@@ -53,13 +55,11 @@ class Comparison:
 
     def as_json(self, ratios: Sequence[str]) -> dict[str, object]:
         found: dict[str, object] = {"ours": self.ours.as_json()}
-        for beside in ("naive", "bare"):
+        for beside, title in (("naive", "ratio"), ("bare", "ratio_to_bare"), ("plain", "ratio_to_plain")):
             other: Side = getattr(self, beside)
             if other.rounds:
                 found[beside] = other.as_json()
-                found["ratio" if beside == "naive" else "ratio_to_bare"] = {
-                    name: self.ratio(name, beside) for name in ratios
-                }
+                found[title] = {name: self.ratio(name, beside) for name in ratios}
         return found
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 import psycopg
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_PACKAGES = "aiokafka asyncpg cramjam fastapi httptools orjson pydantic pydantic_core starlette uvicorn uvloop".split()
+_PACKAGES = (
+    "aiokafka asyncpg cramjam fastapi httptools msgspec orjson pydantic pydantic_core starlette uvicorn uvloop".split()
+)
 
 
 def facts() -> dict[str, object]:
@@ -26,6 +30,16 @@ def facts() -> dict[str, object]:
         "python": sys.version.split()[0],
         "packages": {package: version(package) for package in _PACKAGES},
     }
+
+
+def loop_ms(times_over: int = 7) -> float:
+    """The CPU time that a fixed pure Python loop takes now: some machines' speed changes from minute to minute."""
+    times = []
+    for _ in range(times_over):
+        start = time.thread_time()
+        sum(i * i for i in range(200_000))
+        times.append(time.thread_time() - start)
+    return round(median(times) * 1000, 2)
 
 
 def load_average() -> list[float]:
@@ -73,6 +87,13 @@ def postgres_cpu_seconds(connection: psycopg.Connection[tuple[object, ...]]) -> 
             times = _times(str(stat))
             total += sum(times) if pid == postmaster else times[0] + times[1]
     return total
+
+
+def wal_bytes(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    """How much write-ahead log the server has written since it was made."""
+    row = connection.execute("select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint").fetchone()
+    assert row is not None
+    return int(str(row[0]))
 
 
 def server_versions(connection: psycopg.Connection[tuple[object, ...]]) -> dict[str, str]:

@@ -14,9 +14,9 @@ from aiokafka import AIOKafkaConsumer
 
 BATCH = 100
 INSERT = """
-    insert into events (event_id, user_id, event_name, metadata, timestamp, received_at, tenant_id, context)
+    insert into events (event_id, user_id, event_name, metadata, "timestamp", received_at, tenant_id, context)
     values ($1, $2, $3, $4, $5, $6, $7, $8)
-    on conflict (event_id) do nothing
+    on conflict ("timestamp", event_id) do nothing
 """
 
 

@@ -71,20 +71,24 @@ class Servers:
                 time.sleep(0.5)
 
     @contextlib.contextmanager
-    def new_round(self, topic: str | None = None) -> Generator[Round]:
-        """A migrated, empty database and a topic of ``PARTITIONS`` partitions; ``topic`` names one that is there already."""
+    def new_round(
+        self, topic: str | None = None, *, partitions: int = PARTITIONS, template: str = TEMPLATE
+    ) -> Generator[Round]:
+        """A migrated database, empty or as ``template`` is, and a topic; ``topic`` names one that is there already."""
         unique = uuid.uuid4().hex[:8]
         database, maintenance = f"bench_{unique}", f"{self.backend.postgres}/postgres"
         if topic is None:
-            topic = self.new_topic()
+            topic = self.new_topic(partitions)
         with psycopg.connect(maintenance, autocommit=True) as connection:
-            made = sql.SQL("create database {} template {}")
-            connection.execute(made.format(sql.Identifier(database), sql.Identifier(TEMPLATE)))
+            # Files are copied: by way of the log, as is the default, gigabytes would have to be written twice.
+            made = sql.SQL("create database {} template {} strategy file_copy")
+            connection.execute(made.format(sql.Identifier(database), sql.Identifier(template)))
             # What an earlier round left to be written must not be written during this one.
             connection.execute("checkpoint")
         url = f"{self.backend.postgres}/{database}"
         settings = {
             **DURABLE,
+            "KAFKA_TOPIC_PARTITIONS": str(partitions),
             "KAFKA_BOOTSTRAP_SERVERS": self.backend.kafka,
             "KAFKA_TOPIC": topic,
             "KAFKA_PRODUCT_TOPIC": f"bench-product-{unique}",
@@ -93,15 +97,17 @@ class Servers:
             "DATABASE_URL": url,
             "BUFFER_DIR": str(self.logs / f"buffer-{unique}"),
         }
-        yield Round(topic, f"bench-{unique}", url, settings)
-        with psycopg.connect(maintenance, autocommit=True) as connection:
-            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(database)))
+        try:
+            yield Round(topic, f"bench-{unique}", url, settings)
+        finally:
+            with psycopg.connect(maintenance, autocommit=True) as connection:
+                connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(database)))
 
-    def new_topic(self) -> str:
+    def new_topic(self, partitions: int = PARTITIONS) -> str:
         """A topic with a name of its own."""
         topic = f"bench-{uuid.uuid4().hex[:8]}"
         settings = KafkaSettings(kafka_bootstrap_servers=self.backend.kafka)
-        asyncio.run(ensure_topics(settings, [TopicSpec(topic, PARTITIONS, 1)]))
+        asyncio.run(ensure_topics(settings, [TopicSpec(topic, partitions, 1)]))
         return topic
 
     def records_in(self, topic: str) -> int:

@@ -258,14 +258,22 @@ _COUNTS = {"sent", "acknowledged", "stored", "dead", "quarantined"}
 
 
 def compare(
-    ledger: Mapping[str, Contents], stored: Iterable[Copy], dead: Iterable[Copy], quarantined: Iterable[Copy] = ()
+    ledger: Mapping[str, Contents],
+    stored: Iterable[Copy],
+    dead: Iterable[Copy],
+    quarantined: Iterable[Copy] = (),
+    *,
+    resolved: Iterable[Copy] = (),
+    discarded: Iterable[Copy] = (),
 ) -> Verdict:
     """What is wrong, given ``Ledger.entries()`` and what lies in the three sinks. Pure.
 
     A dead letter that was never sent is no violation: tests put poison straight on a topic. Nor is one in quarantine.
+    Settled letters are places no more. That of a ``discarded`` one need not be anywhere else; that of a ``resolved`` one must be
+    stored, as it was sent or as it was mended, which is content to be entered into the ledger too.
     """
     rows, aside = _by_id(stored), _by_id(quarantined)
-    letters = _by_id(dead)
+    letters, mended, given_up = _by_id(dead), _by_id(resolved), _by_id(discarded)
     dead_letters = sum(map(len, letters.values()))
     for event_id, copies in aside.items():
         letters.setdefault(event_id, []).extend(copies)
@@ -273,10 +281,11 @@ def compare(
     for event_id, contents in ledger.items():
         mine, places = rows.get(event_id, []), rows.get(event_id, []) + letters.get(event_id, [])
         strangers = [content for content in places if content not in contents]  # altered, or unreadable
-        missing = [c for c, state in contents.items() if state is State.ACKNOWLEDGED and c not in places]
+        settled = given_up.get(event_id, []) + (mended.get(event_id, []) if mine else [])
+        missing = [c for c, state in contents.items() if state is State.ACKNOWLEDGED and c not in (*places, *settled)]
         if any(content is not None for content in strangers):
             found["altered"].add(event_id)
-        if len(missing) > len(strangers):
+        if len(missing) > len(strangers) + settled.count(None):
             found["lost"].add(event_id)
         # Contents in conflict have one place each: the first its row, every other a dead letter.
         if len(mine) > 1 or len(places) > len(contents) or any(places.count(content) > 1 for content in contents):

@@ -23,7 +23,17 @@ STORED_SQL = """
            tenant_id, experiment_id, variant, source, context::text
     FROM public.events WHERE starts_with(user_id, %(user_prefix)s)
 """
-DEAD_SQL = "SELECT dead_letter_id::text, value FROM public.dead_letters"
+DEAD_SQL = "SELECT dead_letter_id::text, state, value FROM public.dead_letters"
+
+
+class Letters(NamedTuple):
+    """Dead letters by what became of them."""
+
+    waiting: list[Copy]
+    """For a decision, or for what becomes of their replay."""
+    resolved: list[Copy]
+    """Stored after a replay."""
+    discarded: list[Copy]
 
 
 @dataclass(frozen=True)
@@ -67,18 +77,20 @@ class Sinks:
                 except ValueError:
                     yield Copy(event_id, "unreadable")  # no sent event is: it was altered
 
-    def dead(self) -> Iterator[Copy]:
+    def letters(self) -> Letters:
         """The dead letters, on their topic and in their table, whose original bytes name an event_id. One that is in both, or
-        on the topic again, is one letter."""
-        values: dict[str, bytes | None] = {}
+        on the topic again, is one letter, in the state that the table says."""
+        known: dict[str, tuple[str, bytes | None]] = {}
         with psycopg.connect(self.database_url) as connection, connection.cursor("oracle") as cursor:
-            values.update((name, value) for name, value in cursor.execute(DEAD_SQL))
+            known.update((name, (state, value)) for name, state, value in cursor.execute(DEAD_SQL))
         if self.kafka:
             for letter in dead_letters(self.kafka, self.dlq_topic):
-                values.setdefault(letter.headers["dead-letter-id"].decode(), letter.value)
-        for value in values.values():
+                known.setdefault(letter.headers["dead-letter-id"].decode(), ("open", letter.value))
+        found = Letters([], [], [])
+        for state, value in known.values():
             if (copy := dead_letter_copy(value, user_prefix=self.user_prefix)) is not None:
-                yield copy
+                {"resolved": found.resolved, "discarded": found.discarded}.get(state, found.waiting).append(copy)
+        return found
 
     def quarantined(self) -> Iterator[Copy]:
         for directory in self.buffer_dirs:
@@ -95,7 +107,15 @@ def judge(ledger: Ledger, sinks: Sinks, *, within: float = 60.0) -> Verdict:
     end = time.monotonic() + within
     while True:
         # Read one after the other, an event on its way from neither to either can be missed once, never seen twice.
-        verdict = compare(ledger.entries(), sinks.stored(), sinks.dead(), sinks.quarantined())
+        entries, stored, letters = ledger.entries(), list(sinks.stored()), sinks.letters()
+        verdict = compare(
+            entries,
+            stored,
+            letters.waiting,
+            sinks.quarantined(),
+            resolved=letters.resolved,
+            discarded=letters.discarded,
+        )
         if not verdict.lost or time.monotonic() >= end:
             return verdict
         time.sleep(0.5)

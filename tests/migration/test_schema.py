@@ -55,10 +55,24 @@ def test_the_events_table_has_the_columns_that_users_are_promised(database_url: 
     assert promised.items() <= dict(rows).items()
     [(key,)] = query(
         database_url,
-        "select string_agg(a.attname, ',') from pg_index i join pg_attribute a on a.attrelid = i.indrelid"
-        " and a.attnum = any(i.indkey) where i.indrelid = 'public.events'::regclass and i.indisprimary",
+        "select pg_get_constraintdef(oid) from pg_constraint where conrelid = 'public.events'::regclass and contype = 'p'",
     )
-    assert key == "event_id"
+    assert key == 'PRIMARY KEY ("timestamp", event_id)'
+    [(guard,)] = query(
+        database_url,
+        "select pg_get_constraintdef(oid) from pg_constraint where conrelid = 'public.event_ids'::regclass and contype = 'p'",
+    )
+    assert guard == "PRIMARY KEY (event_id)", "what makes an event stored once, whatever its timestamp"
+
+
+def test_partitions_are_no_part_of_the_documented_schema(database_url: str) -> None:
+    before = describe_schema(database_url)
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "create table events_20240510 partition of events for values from ('2024-05-10') to ('2024-05-11')"
+        )
+    assert describe_schema(database_url) == before
+    assert 'Partitioned by `RANGE ("timestamp")`' in before
 
 
 def test_the_command_makes_the_database_and_may_run_again(empty_database: str) -> None:

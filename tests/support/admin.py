@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
@@ -46,6 +47,28 @@ def alter_topic(bootstrap: str, topic: str, **configs: object) -> None:
                 assert code == 0, f"{topic} was not altered: error {code} {message}"
 
     _with_admin(bootstrap, alter)
+
+
+def truncate(bootstrap: str, topic: str, partition: int, begin: int) -> None:
+    """Drops the records before the offset ``begin``, as retention does."""
+
+    async def drop(admin: AIOKafkaAdminClient) -> None:
+        await admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(begin)})
+
+    _with_admin(bootstrap, drop)
+
+
+def remake_topic(bootstrap: str, topic: str, partitions: int = 1) -> None:
+    """Deletes the topic and makes it again, empty."""
+
+    async def delete(admin: AIOKafkaAdminClient) -> None:
+        [(_, code)] = (await admin.delete_topics([topic])).topic_error_codes
+        assert code == 0, f"{topic} was not deleted: error {code}"
+        while topic in await admin.list_topics():
+            await asyncio.sleep(0.1)
+
+    _with_admin(bootstrap, delete)
+    make_topic(bootstrap, topic, partitions)
 
 
 def topic_configs(bootstrap: str, topic: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,11 @@ from tools.stack.supervision import Supervisor
 KAFKA_IMAGE = "apache/kafka:4.3.1"
 POSTGRES_IMAGE = "postgres:17"
 READY_SECONDS = 90.0
+SMALL_DISK_MIB = 48
+
+
+class NoSmallDisk(Exception):
+    """None can be mounted here."""
 
 
 class Backend(Protocol):
@@ -50,6 +56,10 @@ class Backend(Protocol):
     def kafka_behind(self) -> AbstractContextManager[Proxy]:
         """A proxy before Kafka, whose address is the bootstrap server: a listener of its own advertises that address, so
         clients have no other way. It begins whole, and is whole again at the end."""
+
+    def small_disk(self) -> AbstractContextManager[str]:
+        """A disk of ``SMALL_DISK_MIB`` for Postgres: the path, as the server sees it, of an empty folder that it owns, for a
+        tablespace, which must be dropped before the end. Raises NoSmallDisk."""
 
     def close(self) -> None: ...
 
@@ -86,6 +96,7 @@ class LocalBackend:
         }
         self._stack = LocalStack(dataclasses.replace(config, kafka_properties=proxied))
         self._stack.up()
+        self._home = home
         self._supervisor = Supervisor(home)
         self.kafka = self._stack.kafka_bootstrap
         self.postgres = self._stack.database_url.rpartition("/")[0]
@@ -145,6 +156,29 @@ class LocalBackend:
     def kafka_behind(self) -> AbstractContextManager[Proxy]:
         return _whole(self._proxy)
 
+    @contextlib.contextmanager
+    def small_disk(self) -> Iterator[str]:
+        sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        owner = self._home.joinpath("postgres", "data").stat()
+        # Not below the state's folder: the server asks with access(2), which ignores the rights that let it through there.
+        path = Path(tempfile.mkdtemp(prefix="small-disk-"))
+        options = f"size={SMALL_DISK_MIB}m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}"
+        try:
+            done = subprocess.run(
+                [*sudo, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], capture_output=True, text=True
+            )
+            problem = done.stderr.strip() if done.returncode else ""
+        except FileNotFoundError as error:
+            problem = str(error)
+        if problem:
+            path.rmdir()
+            raise NoSmallDisk(problem)
+        try:
+            yield str(path)
+        finally:
+            subprocess.run([*sudo, "umount", "-l", str(path)], check=True)
+            path.rmdir()
+
     def close(self) -> None:
         self._stack.clean()
         self._proxy.close()
@@ -192,6 +226,7 @@ class DockerBackend:
             DockerContainer(POSTGRES_IMAGE)
             .with_env("POSTGRES_PASSWORD", "postgres")
             .with_bind_ports(5432, self._postgres_port)
+            .with_kwargs(tmpfs={"/small_disk": f"size={SMALL_DISK_MIB}m,mode=0777"})
         )
         self._kafka.start()
         self._postgres.start()
@@ -245,6 +280,16 @@ class DockerBackend:
 
     def kafka_behind(self) -> AbstractContextManager[Proxy]:
         return _whole(self._proxy)
+
+    @contextlib.contextmanager
+    def small_disk(self) -> Iterator[str]:
+        for command in (
+            "rm -rf /small_disk/tablespace",
+            "install -d -m 0700 -o postgres -g postgres /small_disk/tablespace",
+        ):
+            code, output = self._postgres.get_wrapped_container().exec_run(command, user="root")
+            assert code == 0, output
+        yield "/small_disk/tablespace"
 
     def close(self) -> None:
         self._kafka.stop()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,28 @@ class Service:
         assert self._process is not None, f"{self.name} was not started"
         return self._process.pid
 
-    def start(self, *, ready: bool = True) -> Service:
-        """Starts the process; waits until /health/ready is 200 where ``ready``, else until it answers at all."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self.name], cwd=ROOT, env=self._environ, stdout=log, stderr=log
-            )
+    def start(self, *, ready: bool = True, instead: Sequence[str] = ()) -> Service:
+        """Starts the process; waits until /health/ready is 200 where ``ready``, else until it answers at all. ``instead``: a
+        module and its arguments to run in its place."""
+        self._launch(instead)
         self.wait("/health/ready" if ready else "/health/live")
         return self
+
+    def run(self, *instead: str, seconds: float = READY_SECONDS) -> int:
+        """Starts the process, as ``start`` does, and waits until it ends; its exit code."""
+        self._launch(instead)
+        assert self._process is not None
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not end within {seconds:g} s:\n{self.tail()}") from None
+
+    def _launch(self, instead: Sequence[str]) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *(instead or [self.name])], cwd=ROOT, env=self._environ, stdout=log, stderr=log
+            )
 
     def wait(self, path: str, status: int = 200, seconds: float = READY_SECONDS) -> None:
         """Returns once ``path`` answers with ``status``."""
@@ -79,6 +94,15 @@ class Service:
         assert self._process is not None
         self._process.kill()
         self._process.wait(10)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """SIGSTOP, as when its machine hangs; thawed at the end."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def stop(self, seconds: float = 40.0) -> int:
         """SIGTERM; returns the exit code."""

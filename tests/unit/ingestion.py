@@ -12,13 +12,14 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp, Message
 
-from event_core.codec import Record, decode
+from event_core.codec import Record
 from event_core.event import Event
 from event_core.telemetry import Tracing
 from ingestion_service.app import Deps, create_app
 from ingestion_service.metrics import Metrics
 from ingestion_service.publisher import MemoryPublisher
 from ingestion_service.settings import IngestionSettings
+from tests.unit.decoded import decode
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 GOOD = b'{"user_id":"u","event_name":"e","metadata":{"page":"/"},"timestamp":"2026-01-31T11:59:59Z"}'

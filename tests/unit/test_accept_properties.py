@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from event_core.codec import decode, encode
+from event_core.codec import encode
 from event_core.errors import InvalidEvent, MalformedBody, TooLarge
 from ingestion_service import collect as module
 from ingestion_service.accept import accept
 from ingestion_service.collect import collect, originals
 from ingestion_service.forms import Accepted, Refused
 from ingestion_service.limits import Limits
+from tests.unit.decoded import decode
 from tests.unit.test_accepted_events import ANYTHING, EDITS, NAMES, OBJECTS
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from event_core.codec import decode, encode
+from event_core.codec import encode
 from event_core.errors import InvalidEvent
 from event_core.event import DEFAULT_TENANT
 from ingestion_service.accept import Accepted, Form, accept
+from tests.unit.decoded import decode
 from tests.unit.test_accept import ID, LIMITS, NOW, body, taken
 
 # What every store gives back equal: text without NUL and lone surrogates, 64-bit integers, finite floats.

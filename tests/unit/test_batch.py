@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from event_consumer.batch import Batch, Item
-from event_consumer.dead_letter import dead_letter
+from event_consumer.dead_letter import DeadLetter, dead_letter
 from event_core.errors import UndecodableMessage
 from event_core.source import FakeMessage
 from event_core.topics import TopicPartition
@@ -16,10 +18,18 @@ P0, P1 = TopicPartition("t", 0), TopicPartition("t", 1)
 Numbers = Batch[tuple[int]]
 
 
-def add(batch: Numbers, now: float, *, good: int = 0, bad: int = 0, upto: int = 1, timestamp: int = 0) -> None:
-    items = [Item((n,), FakeMessage("t", 0, n, b"", timestamp=timestamp)) for n in range(good)]
-    dead = [dead_letter(FakeMessage("t", 0, n, b""), UndecodableMessage("x", reason="not_json")) for n in range(bad)]
-    batch.add(P0, items, dead, upto, now)
+def add(
+    batch: Numbers, now: float, *, good: int = 0, bad: int = 0, upto: int | None = None, timestamp: int = 0
+) -> None:
+    """Messages up to before the offset ``upto``, the good ones first."""
+    first = 0 if upto is None else upto - good - bad
+    messages = [FakeMessage("t", 0, first + n, b"", timestamp=timestamp) for n in range(good + bad)]
+    items = [Item((n,), message) for n, message in enumerate(messages[:good])]
+    batch.add(P0, messages, items, letters(messages[good:]), now)
+
+
+def letters(messages: Sequence[FakeMessage]) -> list[DeadLetter]:
+    return [dead_letter(message, UndecodableMessage("x", reason="not_json")) for message in messages]
 
 
 def test_an_empty_batch_is_never_ready_and_waits_the_longest() -> None:
@@ -77,18 +87,19 @@ def test_it_is_ready_once_its_bytes_are_too_many(is_event: bool) -> None:
         assert not batch.is_ready(0.0)
         assert batch.room == 100 - number
         message = FakeMessage("t", 0, number, b"x" * 100)
-        dead = [] if is_event else [dead_letter(message, UndecodableMessage("x", reason="not_json"))]
-        batch.add(P0, [Item((number,), message)] if is_event else [], dead, number + 1, 0.0)
+        batch.add(P0, [message], [Item((number,), message)] * is_event, letters([message] * (not is_event)), 0.0)
     assert batch.is_ready(0.0)
     assert batch.room == 0
     fresh = batch.empty()
-    fresh.add(P0, [Item((1,), FakeMessage("t", 0, 1, b"x" * 1000))], [], 2, 0.0)
+    large = FakeMessage("t", 0, 1, b"x" * 1000)
+    fresh.add(P0, [large], [Item((1,), large)], [], 0.0)
     assert fresh.is_ready(0.0)  # it kept the limit
 
 
 def test_a_message_without_a_value_weighs_nothing() -> None:
     batch = Numbers(100, 60.0, 1)
-    batch.add(P0, [], [dead_letter(FakeMessage("t", 0, 0, None), UndecodableMessage("x", reason="not_json"))], 1, 0.0)
+    tombstone = FakeMessage("t", 0, 0, None)
+    batch.add(P0, [tombstone], [], letters([tombstone]), 0.0)
     assert not batch.is_ready(0.0)
 
 
@@ -96,12 +107,25 @@ def test_it_knows_the_offset_after_the_last_message_of_each_partition() -> None:
     batch = Numbers(10, 1.0)
     add(batch, 0.0, good=1, upto=4)
     add(batch, 0.0, bad=1, upto=5)
-    batch.add(P1, [], [], 17, 0.0)
+    other = FakeMessage("t", 1, 16, b"")
+    batch.add(P1, [other], [Item((1,), other)], [], 0.0)
     assert batch.offsets == {P0: 5, P1: 17}
+    assert {partition: last.offset for partition, last in batch.last.items()} == {P0: 4, P1: 16}
+    assert batch.messages == {P0: 2, P1: 1}
+
+
+def test_it_knows_from_where_each_dead_letter_came_even_one_that_names_another_origin() -> None:
+    batch = Numbers(10, 1.0)
+    add(batch, 0.0, bad=2)
+    relayed = FakeMessage("dlq", 0, 0, b"")
+    batch.add(TopicPartition("dlq", 0), [relayed], [], letters([FakeMessage("t", 1, 7, b"")]), 0.0)
+    assert batch.dead_from == [P0, P0, TopicPartition("dlq", 0)]
 
 
 @pytest.mark.parametrize(
-    ("timestamps", "oldest"), [([5, 3, 4], 3), ([-1], None), ([-1, 7], 7), ([0], 0), ([], None)], ids=repr
+    ("timestamps", "oldest"),
+    [([5, 3, 4], 3), ([-1], None), ([-1, 7], 7), ([0], 0), ([], None), ([9, 9, 2, -1], 2)],
+    ids=repr,
 )
 def test_it_knows_the_time_of_its_oldest_message(timestamps: list[int], oldest: int | None) -> None:
     batch = Numbers(10, 1.0)

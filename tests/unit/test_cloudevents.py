@@ -16,13 +16,14 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from event_core.codec import decode, encode
+from event_core.codec import encode
 from event_core.errors import InvalidEvent, MalformedBody, TooLarge, Unstorable
 from event_core.event import DEFAULT_TENANT
 from ingestion_service.cloudevents import ID_NAMESPACE, Mode, batched, binary, cloudevent_id, mode_of, structured
 from ingestion_service.errors import UnsupportedEncoding
 from ingestion_service.forms import Accepted, Form, Refused
 from ingestion_service.limits import Limits
+from tests.unit.decoded import decode
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 LIMITS = Limits()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from event_core.codec import decode, encode
+from event_consumer.events.rows import EventRow, decoder, to_row
+from event_core import codec
+from event_core.codec import encode
 from event_core.errors import UndecodableMessage
 from event_core.event import Event
+from event_core.source import FakeMessage
 from event_core.topics import TopicPartition, partition_for
+from tests.unit.decoded import decode
 
 GOLDEN = Path(__file__).parent / "golden"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -69,8 +75,8 @@ def test_fields_of_a_newer_writer_are_ignored(value: object) -> None:
 @pytest.mark.parametrize("field", ["experiment_id", "variant", "source"])
 def test_fields_that_only_some_forms_have_are_read_where_they_are_there(field: str) -> None:
     assert decode(changed(**{field: "x"})).get(field) == "x"
-    assert decode(changed(**{field: None})).get(field) is None
-    assert field not in decode(changed())
+    assert getattr(codec.decode(changed(**{field: None})), field) is None
+    assert getattr(codec.decode(changed()), field) is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +91,11 @@ def test_times_of_other_writers_are_read_as_utc(text: str, moment: datetime) -> 
     assert event["timestamp"] == event["received_at"] == moment
 
 
-NOT_JSON = [None, b"", b" ", b"{", b"\xff", b"\x00\x00\x00\x00\x01\x02", b"not json", b"{}x", rb'"\ud800"', b"[" * 5000]
+GOLDEN_EVENT = (GOLDEN / "event-1.json").read_bytes().strip()
+NOT_JSON = [
+    *(None, b"", b" ", b"{", b"\xff", b"\x00\x00\x00\x00\x01\x02", b"not json", rb'"\ud800"'),
+    *(GOLDEN_EVENT + b"x", GOLDEN_EVENT[:-1] + b",}", GOLDEN_EVENT[:-1], GOLDEN_EVENT + GOLDEN_EVENT),
+]
 
 
 @pytest.mark.parametrize("value", NOT_JSON, ids=lambda value: repr(value)[:20])
@@ -95,7 +105,10 @@ def test_what_is_not_json_is_undecodable_for_that_reason(value: bytes | None) ->
     assert caught.value.reason == "not_json"
 
 
-@pytest.mark.parametrize("value", [b"[]", b"null", b"1", b'"text"', b"{}", b'[{"event_id":1}]'], ids=repr)
+NO_EVENT = [b"[]", b"null", b"1", b'"text"', b"{}", b'[{"event_id":1}]', b"[" * 5000]
+
+
+@pytest.mark.parametrize("value", NO_EVENT, ids=lambda value: repr(value)[:20])
 def test_json_that_is_no_event_is_undecodable_for_that_reason(value: bytes) -> None:
     with pytest.raises(UndecodableMessage) as caught:
         decode(value)
@@ -109,7 +122,7 @@ REQUIRED = ["event_id", "tenant_id", "user_id", "event_name", "timestamp", "rece
 @pytest.mark.parametrize("value", [..., None, [], "", False], ids=repr)
 def test_a_missing_or_wrong_field_is_named(field: str, value: object) -> None:
     with pytest.raises(UndecodableMessage) as caught:
-        decode(changed(**{field: value}))
+        to_row(changed(**{field: value}))
     assert caught.value.reason == "invalid_event"
     assert caught.value.message.startswith(f"{field}: ")
 
@@ -122,6 +135,7 @@ def test_a_time_that_postgres_could_not_give_back_is_undecodable(field: str, val
     with pytest.raises(UndecodableMessage) as caught:
         decode(changed(**{field: value}))
     assert caught.value.reason == "invalid_event"
+    assert caught.value.message.startswith(f"{field}: ")
 
 
 @pytest.mark.parametrize("field", ["user_id", "event_name", "tenant_id", "experiment_id", "variant", "source"])
@@ -140,11 +154,52 @@ def test_any_bytes_are_an_event_or_undecodable(value: bytes) -> None:
 @given(st.integers(0, 399), st.binary(max_size=3))
 def test_a_damaged_message_is_an_event_or_undecodable(position: int, damage: bytes) -> None:
     whole = (GOLDEN / "event-1.json").read_bytes()
-    try:
-        found = sorted(decode(whole[:position] + damage + whole[position + 1 :]))
-    except UndecodableMessage as error:
-        found = [error.reason]
-    assert found in (sorted(REQUIRED), ["not_json"], ["invalid_event"])
+    value = whole[:position] + damage + whole[position + 1 :]
+    items, dead = decoder("dlq")([FakeMessage("events", 0, 0, value)])
+    assert len(items) + len(dead) == 1
+    for row, _ in items:
+        assert all((row.user_id, row.event_name, row.tenant_id))
+        assert isinstance(json.loads(row.metadata), dict)
+        assert isinstance(json.loads(row.context), dict)
+    assert {letter.reason for letter in dead} <= {"not_json", "invalid_event", "unstorable_value"}
+
+
+DEPTHS = [60, 500, 900, 980, 990, 995, 1_000, 1_010, 1_100, 5_000, 20_000, 1_000_000]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("field", ["metadata", "context", "unknown"])
+@pytest.mark.parametrize("text", [b"0", rb'"\u0041"'], ids=["plain", "with an escape"])
+@pytest.mark.parametrize("opened", [b"[", b'{"a":'], ids=["arrays", "objects"])
+def test_any_nesting_is_read_or_a_dead_letter_and_never_a_crash(
+    opened: bytes, text: bytes, field: str, depth: int
+) -> None:
+    nested = opened * depth + text + (b"]" if opened == b"[" else b"}") * depth
+    value = changed(**{field: "HOLE"}).replace(b'"HOLE"', b'{"a":%b}' % nested)
+    message = FakeMessage("events", 0, 0, value)
+    items, dead = decoder("dlq")([message])
+    assert len(items) + len(dead) == 1
+    if depth <= 60:
+        assert items
+    if depth >= 5_000:
+        assert (dead[0].reason, dead[0].value) == ("unstorable_value", value)
+
+
+@pytest.mark.parametrize("depth", [100, 20_000])
+@pytest.mark.parametrize("left", [15, 30, 60, 200])
+def test_a_deep_stack_of_callers_is_no_crash_either(depth: int, left: int) -> None:
+    value = changed(metadata="HOLE").replace(b'"HOLE"', b'{"a":%b%b}' % (b"[" * depth, b"]" * depth))
+
+    def called(levels: int) -> object:
+        if levels:
+            return called(levels - 1)
+        try:
+            return to_row(value)
+        except UndecodableMessage as error:
+            return error.reason
+
+    made = called(sys.getrecursionlimit() - len(inspect.stack()) - left)
+    assert made == "unstorable_value" or (depth == 100 and isinstance(made, EventRow))
 
 
 # Check values: the CRC catalogue's CRC-32/ISO-HDLC (0xCBF43926 for the nine digits), and the CRC's definition for the rest.

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from event_core.codec import decode, encode
+from event_core.codec import encode
 from event_core.errors import InvalidEvent, MalformedBody, TooLarge, Unstorable
 from event_core.event import Event
 from ingestion_service import collect as module
@@ -17,6 +17,7 @@ from ingestion_service.collect import Batch, collect, original_of, originals
 from ingestion_service.forms import Accepted, Form, Refused, field_of
 from ingestion_service.learner import MAX_NOTE_BYTES
 from ingestion_service.limits import Limits
+from tests.unit.decoded import decode
 
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 LIMITS = Limits()

@@ -12,14 +12,15 @@ from typing import Any
 import aiokafka.conn
 import pytest
 import uvloop
-from aiokafka import codec
+from aiokafka import TopicPartition, codec
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.admin import ApiVersionRequest
 
 from event_core.kafka import native
-from event_core.kafka.native import Connection, end, ended, note_commits
+from event_core.kafka.native import Connection, end, ended, hold_assigned, note_commits
 
 BATCH_HEADER_BYTES = 61
 
@@ -99,6 +100,33 @@ def test_a_commit_that_nobody_waits_for_any_more_fails_without_a_word(caplog: py
     with caplog.at_level(logging.WARNING):
         on_uvloop(work())
     assert not caplog.records
+
+
+def test_an_assigned_partition_stands_still_at_a_position_of_its_own() -> None:
+    async def work() -> None:
+        subscriptions = SubscriptionState()
+        hold_assigned(subscriptions)
+        subscriptions.subscribe({"events"})
+        partition = TopicPartition("events", 0)
+        subscriptions.assign_from_subscribed([partition])
+        state = subscriptions.subscription.assignment.state_value(partition)
+        assert (state.paused, state.has_valid_position) == (True, True)
+
+    on_uvloop(work())
+
+
+def test_a_poll_that_raised_has_ended() -> None:
+    """Else a consumer that is stuck later on would never be told from one that polls, and would keep its partitions."""
+
+    async def work() -> None:
+        subscriptions = SubscriptionState()
+        hold_assigned(subscriptions)
+        with contextlib.suppress(KafkaConnectionError), subscriptions.fetch_context():
+            raise KafkaConnectionError
+        await asyncio.sleep(0.01)
+        assert subscriptions.fetcher_idle_time > 0
+
+    on_uvloop(work())
 
 
 def test_a_client_whose_own_task_had_died_is_closed_without_a_word(caplog: pytest.LogCaptureFixture) -> None:

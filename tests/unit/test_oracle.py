@@ -43,13 +43,23 @@ class World:
     stored: list[Copy] = field(default_factory=list)
     dead: list[Copy] = field(default_factory=list)
     quarantined: list[Copy] = field(default_factory=list)
+    resolved: list[Copy] = field(default_factory=list)
+    discarded: list[Copy] = field(default_factory=list)
 
     def verdict(self) -> Verdict:
-        return compare(self.ledger.entries(), self.stored, self.dead, self.quarantined)
+        return compare(
+            self.ledger.entries(),
+            self.stored,
+            self.dead,
+            self.quarantined,
+            resolved=self.resolved,
+            discarded=self.discarded,
+        )
 
 
 FATES = ["stored", "dead", "quarantined", "maybe, stored", "maybe, dead", "maybe, nowhere"]
 FATES += ["rejected", "rejected, dead", "rejected, quarantined", "conflict"]
+FATES += ["resolved", "resolved, mended", "discarded", "discarded, stored", "conflict, discarded"]
 
 
 @st.composite
@@ -63,12 +73,18 @@ def worlds(draw: st.DrawFn) -> World:
             world.ledger.rejected(one)
         elif not fate.startswith("maybe"):
             world.ledger.acknowledged(one)
-        if fate == "conflict":
+        if fate.startswith("conflict"):
             world.ledger.sent(other)
             world.ledger.acknowledged(other)
             one, other = (one, other) if draw(st.booleans()) else (other, one)
-            world.dead.append(copy_of(other))
-        if fate in ("stored", "maybe, stored", "conflict"):
+            (world.dead if fate == "conflict" else world.discarded).append(copy_of(other))
+        if fate.startswith(("resolved", "discarded")):
+            letter = copy_of(one) if draw(st.booleans()) else Copy(one["event_id"], None)
+            (world.resolved if fate.startswith("resolved") else world.discarded).append(letter)
+        if fate == "resolved, mended":
+            world.ledger.acknowledged(other)
+            world.stored.append(copy_of(other))
+        if fate.endswith("stored") or fate in ("resolved", "conflict", "conflict, discarded"):
             world.stored.append(copy_of(one))
         if fate.endswith(("dead", "quarantined")):
             sink = world.dead if fate.endswith("dead") else world.quarantined
@@ -154,6 +170,28 @@ def alter_dead_letter(world: World, fresh: dict[str, Any]) -> None:
     world.dead.append(copy_of({**fresh, "metadata": {}}))
 
 
+def resolve_and_store_nothing(world: World, fresh: dict[str, Any]) -> None:
+    world.ledger.acknowledged(fresh)
+    world.resolved.append(copy_of(fresh))
+
+
+def resolve_and_store_another(world: World, fresh: dict[str, Any]) -> None:
+    world.ledger.acknowledged(fresh)
+    world.resolved.append(copy_of(fresh))
+    world.stored.append(copy_of({**fresh, "metadata": {}}))
+
+
+def discard_another(world: World, fresh: dict[str, Any]) -> None:
+    world.ledger.acknowledged(fresh)
+    world.discarded.append(copy_of({**fresh, "metadata": {}}))
+
+
+def resolve_and_store_twice(world: World, fresh: dict[str, Any]) -> None:
+    world.ledger.acknowledged(fresh)
+    world.resolved.append(copy_of(fresh))
+    world.stored += [copy_of(fresh), copy_of(fresh)]
+
+
 def store_refused(world: World, fresh: dict[str, Any]) -> None:
     world.ledger.rejected(fresh)
     world.stored.append(copy_of(fresh))
@@ -162,6 +200,10 @@ def store_refused(world: World, fresh: dict[str, Any]) -> None:
 FAULTS = [
     ("lost", lose),
     ("lost", lose_conflict),
+    ("lost", resolve_and_store_nothing),
+    ("lost", discard_another),
+    ("altered", resolve_and_store_another),
+    ("duplicated", resolve_and_store_twice),
     ("duplicated", two_rows),
     ("duplicated", two_rows_unacknowledged),
     ("duplicated", row_and_dead_letter),

@@ -28,6 +28,9 @@ OPERATIONS = st.lists(
         st.tuples(st.just("append and wait"), NUMBER, VALUES, SECONDS),
         st.tuples(st.just("wait"), SECONDS),
         st.tuples(st.just("rebalance"), SOME),
+        st.tuples(st.just("take away in mid-write"), st.sampled_from([0.3, 4.0, 8.0, 60.0]), st.booleans()),
+        st.tuples(st.just("truncate"), NUMBER, st.integers(0, 20)),
+        st.tuples(st.just("two rivals"), SECONDS, st.booleans()),
         st.tuples(st.just("outage"), SECONDS),
         st.tuples(st.just("begin outage")),
         st.tuples(st.just("end outage")),
@@ -60,6 +63,34 @@ async def wait(consumer: Consumer, seconds: float) -> None:
 
 async def rebalance(consumer: Consumer, partitions: set[int]) -> None:
     consumer.log.assign(PARTITIONS[number] for number in partitions)
+
+
+async def take_away_in_mid_write(consumer: Consumer, seconds: float, commits: bool) -> None:
+    before, consumer.store.slow = consumer.store.slow, seconds
+    consumer.store.commits_when_abandoned = commits
+    await append(consumer, 0, [b"0", b"1", b"bad", b"2"])
+    await append(consumer, 1, [b"0", b"3"])
+    await asyncio.sleep(0.3)
+    consumer.log.assign([])
+    await asyncio.sleep(0.1)
+    consumer.log.assign(PARTITIONS)
+    consumer.store.slow = before
+
+
+async def truncate(consumer: Consumer, partition: int, count: int) -> None:
+    """Retention that takes only what is stored."""
+    p = PARTITIONS[partition]
+    log, stored = consumer.log.log(p), consumer.store.stored_offsets.get(p, 0)
+    consumer.log.truncate(p, min(log.begin + count, stored))
+
+
+async def two_rivals(consumer: Consumer, seconds: float, killed: bool) -> None:
+    twin = Consumer(batch_size=3, batch_age=0.1, twin_of=consumer)
+    twin.log.everything = consumer.log.everything
+    twin.start()
+    await append(consumer, 2, [b"0", b"1", b"bad", b"2", b"3"])
+    await asyncio.sleep(seconds)
+    await (twin.kill() if killed else twin.stop())
 
 
 async def outage(consumer: Consumer, seconds: float) -> None:
@@ -110,6 +141,9 @@ STEPS: dict[str, Callable[..., Awaitable[None]]] = {
     "append and wait": append_and_wait,
     "wait": wait,
     "rebalance": rebalance,
+    "take away in mid-write": take_away_in_mid_write,
+    "truncate": truncate,
+    "two rivals": two_rivals,
     "outage": outage,
     "begin outage": begin_outage,
     "end outage": end_outage,
@@ -139,6 +173,8 @@ def test_everything_is_stored_exactly_once(operations: list[Operation], size: in
         await consumer.drain()
         await consumer.stop()
         consumer.assert_everything_is_stored_once()
+        assert consumer.store.most_in_flight <= 1 or any("rival" in name for name, *_ in operations)
+        assert [consumer.gap(number) for number in range(3)] == [None] * 3
         # What a rival stored, or a commit whose answer was lost, is not counted; nothing is counted twice.
         assert consumer.metric("consumer_dead_letters_total", reason="invalid_event") <= len(consumer.store.dead)
         assert consumer.metric("consumer_events_stored_total") <= len(consumer.store.rows)

@@ -68,14 +68,14 @@ def revision_of(url: str) -> str | None:
         return row[0] if row else None
 
 
-def upgrade(url: str) -> None:
-    """Runs every migration that is missing, in one transaction under a lock."""
+def upgrade(url: str, revision: str = "head") -> None:
+    """Runs every migration that is missing, up to ``revision``, in one transaction under a lock."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "alembic"))
     config.attributes["database_url"] = url.replace("postgresql://", "postgresql+psycopg://", 1).replace(
         "postgres://", "postgresql+psycopg://", 1
     )
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def main(

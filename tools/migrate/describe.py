@@ -14,9 +14,11 @@ from event_core.settings import PostgresSettings, load
 DOCUMENT = Path(__file__).parents[2] / "docs" / "schema.md"
 
 _TABLES = """
-    select c.oid, n.nspname, c.relname, obj_description(c.oid)
+    select c.oid, n.nspname, c.relname, obj_description(c.oid), pg_get_partkeydef(c.oid), d.relname, obj_description(d.oid)
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname <> 'alembic_version'
+    left join pg_partitioned_table p on p.partrelid = c.oid
+    left join pg_class d on d.oid = p.partdefid
+    where c.relkind in ('r', 'p') and not c.relispartition and n.nspname = 'public' and c.relname <> 'alembic_version'
     order by c.relname
 """
 _COLUMNS = """
@@ -27,7 +29,8 @@ _COLUMNS = """
     order by a.attnum
 """
 _INDEXES = """
-    select pg_get_indexdef(indexrelid) from pg_index where indrelid = %s order by not indisprimary, 1
+    select replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') -- each partition has its part of them
+    from pg_index where indrelid = %s order by not indisprimary, 1
 """
 
 _HEAD = """# Schema
@@ -41,8 +44,10 @@ def describe_schema(url: str) -> str:
     """The document for the database at ``url``."""
     parts = [_HEAD]
     with psycopg.connect(url) as connection:
-        for oid, schema, table, comment in connection.execute(_TABLES).fetchall():
+        for oid, schema, table, comment, key, default, about_default in connection.execute(_TABLES).fetchall():
             parts.append(f"\n## {schema}.{table}\n\n{comment or ''}\n")
+            if key:  # its partitions come and go, and have the same columns
+                parts.append(f"\nPartitioned by `{key}`. The default partition is `{default}`: {about_default}\n")
             parts.append("\n| column | type | null | default | meaning |\n|---|---|---|---|---|\n")
             for name, kind, required, default, meaning in connection.execute(_COLUMNS, [oid]).fetchall():
                 shown = f"`{default}`" if default else ""

@@ -33,6 +33,7 @@ DEFAULTS = {
 # Variables that are settings of the platform: they are given to each program as they are at `up`, and a change of one
 # restarts the programs at the next `up`. Everything else in the environment is passed on once, to the supervisor.
 SETTING_PREFIXES = (
+    "ADMIN_",
     "ANALYTICS_",
     "BUFFER_",
     "CONSUMER_",
@@ -46,6 +47,7 @@ SETTING_PREFIXES = (
     "METRICS_",
     "OTEL_",
     "POSTGRES_",
+    "RETENTION_",
 )
 # Of these the stack has values of its own, which must not stand in the place of what somebody set.
 OWN_UNLESS_SET = ("BUFFER_DIR", "DATABASE_URL", "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_SERVER")
@@ -211,6 +213,7 @@ class StackConfig:
             "DATABASE_URL": self.database_url,
             "KAFKA_GROUP_INSTANCE_ID": "consumer-1",
             "BUFFER_DIR": str(self.buffer),
+            "INGESTION_URL": f"http://localhost:{self.ingestion_ports[0]}",
         }
         own["KAFKA_BOOTSTRAP_SERVERS"] = self.environment.get("KAFKA_SERVER") or self.kafka_bootstrap
         ports_and_host = {

@@ -1,0 +1,2 @@
+-- What was copied leaves the default partition.
+delete from public.events_default where "timestamp" >= $1 and "timestamp" < $2

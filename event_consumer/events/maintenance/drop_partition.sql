@@ -1,0 +1,2 @@
+-- A day's events, all at once.
+drop table public.{partition}

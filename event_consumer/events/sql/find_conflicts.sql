@@ -1,0 +1,42 @@
+-- The places (from 1) of events that differ from what is stored under their id, in what the client sent: not in when it came,
+-- nor in what the platform noted. A time that the server gave for want of one is none, and one that was corrected is the original.
+-- Of an event that retention has dropped only the time is known.
+with offered as (
+    select *,
+        case when "timestamp" = received_at then null
+             else coalesce(
+                 context #>> '{_platform,original_timestamp}',
+                 replace(to_char("timestamp" at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
+             ) end as sent_time
+    from unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::jsonb[],
+        $9::text[], $10::text[], $11::text[]
+    ) with ordinality as offered (
+        event_id, user_id, event_name, metadata, "timestamp", received_at, tenant_id, context, experiment_id, variant, source, place
+    )
+)
+select offered.place::int
+from offered
+join public.event_ids as known using (event_id)
+left join lateral (
+    select *,
+        case when "timestamp" = received_at then null
+             else coalesce(
+                 context #>> '{_platform,original_timestamp}',
+                 replace(to_char("timestamp" at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
+             ) end as sent_time
+    from public.events
+    where "timestamp" = known.event_time and event_id = offered.event_id
+    limit 1
+) as stored on true
+where case
+    when stored.event_id is null then offered."timestamp" <> known.event_time
+    else (
+        stored.user_id, stored.event_name, stored.metadata, stored.sent_time, stored.tenant_id, stored.context - '_platform',
+        stored.experiment_id, stored.variant, stored.source
+    ) is distinct from (
+        offered.user_id, offered.event_name, offered.metadata, offered.sent_time, offered.tenant_id, offered.context - '_platform',
+        offered.experiment_id, offered.variant, offered.source
+    )
+end
+order by 1

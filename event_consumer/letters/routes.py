@@ -1,0 +1,249 @@
+"""Dead letters over HTTP, behind the admin key."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query, Request, Response, Security
+from fastapi.routing import APIRoute
+from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+
+from event_consumer.letters.desk import MOST_LISTED, Desk, Full, Summary, with_ids
+from event_consumer.letters.errors import BadSelection, NoAdminKey, WrongAdminKey
+from event_consumer.letters.mend import Mend
+from event_consumer.letters.plan import ReplayOptions
+from event_consumer.letters.replay import Outcome
+from event_consumer.letters.selection import Cursor, Selection, require_narrow
+from event_core.clock import utc_now
+from event_core.http import Problem, error_body
+
+WORK_SECONDS: Final = 20.0
+"""How long one request replays or discards; then the reply says that more is left."""
+MOST_AT_ONCE: Final = 10_000
+MOST_IDS: Final = 1_000
+
+State = Literal["open", "replayed", "resolved", "discarded", "any"]
+
+
+class Problems(BaseModel):
+    """The platform's one shape of an error."""
+
+    error_code: str
+    error_message: str
+    timestamp: datetime
+    request_id: str
+    retryable: bool
+    details: dict[str, Any] | None = None
+
+
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    401: {"model": Problems, "description": "The request does not bear the admin key"},
+    403: {"model": Problems, "description": "ADMIN_API_KEY is not set: these routes are closed"},
+    422: {"model": Problems, "description": "A wrong parameter"},
+    503: {"model": Problems, "description": "PostgreSQL, Kafka or the ingestion service is away"},
+}
+
+
+class Filters(BaseModel):
+    """Which letters are meant: all of these must hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str | None = Field(None, description="E.g. invalid_event or missing_field")
+    topic: str | None = Field(None, description="Where it came from, or was meant for")
+    tenant: str | None = None
+    event_id: UUID | None = None
+    source: str | None = Field(None, description="The service that gave up, e.g. ingestion_service")
+    state: State = "open"
+    since: AwareDatetime | None = Field(None, description="Failed then or later")
+    until: AwareDatetime | None = Field(None, description="Failed before then")
+
+    def selection(self) -> Selection:
+        names = ("reason", "topic", "tenant", "event_id", "source", "state", "since", "until")
+        return Selection(**{name: getattr(self, name) for name in names})
+
+
+class ListQuery(Filters):
+    limit: int = Field(50, ge=1, le=MOST_LISTED)
+    after: str | None = Field(None, description="``next`` of the page before")
+
+
+class Chosen(Filters):
+    ids: list[UUID] = Field(default_factory=list, max_length=MOST_IDS)
+    all: bool = Field(False, description="Must be true where neither ids nor filters are given")
+    dry_run: bool = Field(False, description="Only say what would be done")
+    limit: int = Field(1_000, ge=1, le=MOST_AT_ONCE, description="Work on so many at most")
+
+    def meant(self) -> Selection:
+        """Raises BadSelection where it is nothing in particular."""
+        selection = with_ids(self.selection(), self.ids)
+        require_narrow(selection, everything=self.all)
+        return selection
+
+
+class ReplayRequest(Chosen):
+    to_topic: str | None = Field(
+        None, description="Another topic than the letter's own, for letters that were messages"
+    )
+    force: bool = Field(False, description="Also letters that were replayed 5 times or more")
+    value: str | None = Field(None, description="A mended value, of the one letter that ids names")
+    value_base64: str | None = None
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="Fields to change in it: path (names with dots between) to value"
+    )
+    unset: list[str] = Field(default_factory=list, description="Paths of fields to take out of it")
+    note: str | None = Field(None, max_length=2_000)
+
+    def mend(self) -> Mend:
+        """Raises BadSelection where it says two values, or no base64."""
+        if self.value is not None and self.value_base64 is not None:
+            raise BadSelection("value and value_base64 exclude each other")
+        if self.value_base64 is None:
+            return Mend(None if self.value is None else self.value.encode(errors="replace"), self.set, self.unset)
+        try:
+            return Mend(base64.b64decode(self.value_base64, validate=True), self.set, self.unset)
+        except binascii.Error:
+            raise BadSelection("value_base64 is no base64") from None
+
+
+class DiscardRequest(Chosen):
+    state: Literal["open", "replayed"] = "open"
+    note: str = Field(min_length=1, max_length=2_000, description="Why; it is kept with the letters")
+
+
+class LetterList(BaseModel):
+    letters: list[Summary]
+    next: str | None = Field(description="Give it as ``after`` to have the next page; null at the end")
+
+
+class LeftOut(BaseModel):
+    dead_letter_id: UUID
+    why: str
+
+
+class Report(BaseModel):
+    """What was done."""
+
+    dry_run: bool
+    sent: dict[str, int] = Field(description="Sent to topics, by name; the consumer settles them")
+    accepted: int = Field(description="Taken by the ingestion service: resolved")
+    refused: dict[str, int] = Field(description="Refused by it once more, by reason: open, with the new reason")
+    discarded: int
+    busy: int = Field(description="Somebody else was working on them")
+    left_out: dict[str, int] = Field(description="Not sent, by why")
+    examples: list[LeftOut] = Field(description="Some of those")
+    complete: bool = Field(description="False where letters are left to be worked on: ask again")
+    problem: str | None = Field(description="What ended the work early")
+
+
+def dead_letter_router(desk: Desk, admin_api_key: SecretStr | None) -> APIRouter:
+    """The routes under /dead-letters."""
+    documented = [
+        Security(APIKeyHeader(name="X-API-Key", scheme_name="X-API-Key", auto_error=False)),
+        Security(HTTPBearer(scheme_name="Bearer", auto_error=False)),
+    ]
+    router = APIRouter(
+        prefix="/dead-letters",
+        tags=["dead letters"],
+        route_class=_admin_route(admin_api_key),
+        dependencies=documented,
+        responses=_ERRORS,
+    )
+
+    @router.get("", summary="Letters, the latest first; the open ones where no state is asked for")
+    async def list_letters(query: Annotated[ListQuery, Query()]) -> LetterList:
+        after = Cursor.read(query.after) if query.after is not None else None
+        page = await desk.list(query.selection(), limit=query.limit, after=after)
+        return LetterList(letters=page.letters, next=str(page.after) if page.after else None)
+
+    @router.get(
+        "/{dead_letter_id}",
+        summary="All of one letter",
+        responses={404: {"model": Problems, "description": "There is no such letter"}},
+    )
+    async def show_letter(dead_letter_id: Annotated[UUID, Path()]) -> Full:
+        return await desk.show(dead_letter_id)
+
+    @router.post("/replay", summary="Send letters again, mended or as they are")
+    async def replay_letters(wanted: ReplayRequest) -> Report:
+        options = ReplayOptions(
+            topics=desk.topics,
+            mend=wanted.mend(),
+            to_topic=wanted.to_topic,
+            force=wanted.force,
+            dry_run=wanted.dry_run,
+            limit=wanted.limit,
+            deadline=utc_now() + timedelta(seconds=WORK_SECONDS),
+            note=wanted.note,
+        )
+        return _report(await desk.replay(wanted.meant(), options), dry_run=wanted.dry_run)
+
+    @router.post("/discard", summary="Give letters up; they stay in the table")
+    async def discard_letters(wanted: DiscardRequest) -> Report:
+        outcome = await desk.discard(wanted.meant(), wanted.note, dry_run=wanted.dry_run, limit=wanted.limit)
+        return _report(outcome, dry_run=wanted.dry_run)
+
+    return router
+
+
+def _report(outcome: Outcome, *, dry_run: bool) -> Report:
+    """Raises what ended the work, where nothing had been done yet."""
+    if outcome.problem is not None and not outcome.done:
+        raise outcome.problem
+    return Report(
+        dry_run=dry_run,
+        sent=outcome.sent,
+        accepted=outcome.accepted,
+        refused=outcome.refused,
+        discarded=outcome.discarded,
+        busy=outcome.busy,
+        left_out=Counter(outcome.left_out),
+        examples=[LeftOut(dead_letter_id=letter, why=why) for letter, why in outcome.examples],
+        complete=outcome.complete,
+        problem=outcome.problem.message if outcome.problem else None,
+    )
+
+
+# --- the key
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def _admin_route(admin_api_key: SecretStr | None) -> type[APIRoute]:
+    """Asks for the key before anything of the request is read."""
+    expected = admin_api_key.get_secret_value().encode() if admin_api_key is not None else None
+
+    class AdminRoute(APIRoute):
+        def get_route_handler(self) -> Handler:
+            handle = super().get_route_handler()
+
+            async def guarded(request: Request) -> Response:
+                if expected is None:
+                    raise NoAdminKey(
+                        "these routes are closed: set ADMIN_API_KEY to at least 16 random characters and restart the consumer"
+                    )
+                if not hmac.compare_digest(_given(request), expected):
+                    error = WrongAdminKey("send the admin key as X-API-Key, or as Authorization: Bearer")
+                    body = error_body(Problem.of(error), request_id=request.state.request_id)
+                    return Response(body, 401, {"WWW-Authenticate": "Bearer"}, media_type="application/json")
+                return await handle(request)
+
+            return guarded
+
+    return AdminRoute
+
+
+def _given(request: Request) -> bytes:
+    key = request.headers.get("x-api-key")
+    if key is None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        key = token.strip() if scheme.lower() == "bearer" else ""
+    return key.encode("latin-1")  # as Starlette decoded it

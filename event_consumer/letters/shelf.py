@@ -1,0 +1,81 @@
+"""Where dead letters are put, within the transaction that stores the events beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from uuid_utils.compat import uuid7
+
+from event_consumer.dead_letter import DeadLetter
+from event_core.postgres import Connection
+from event_core.sqlfiles import load_sql
+
+FIND_REPLAYED = load_sql("event_consumer.letters.sql", "find_replayed")
+SET_ASIDE = load_sql("event_consumer.letters.sql", "set_aside")
+REOPEN = load_sql("event_consumer.letters.sql", "reopen")
+RESOLVE = load_sql("event_consumer.letters.sql", "resolve")
+
+AnyConnection = Connection | asyncpg.Connection
+
+
+async def set_aside(connection: AnyConnection, letters: Sequence[DeadLetter]) -> list[bool]:
+    """Puts ``letters`` into the table; for each, whether a row was made or reopened. False: it was there already.
+
+    A letter of the dead letters' topic that the table has is left as it is. A replayed message that fails again reopens its
+    letter; where that is open already with the same value nothing happens (the message came twice), and where it is neither,
+    or unknown, the message becomes a letter of its own. The statements do not grow with the letters: one, and two more where
+    there are replays.
+    """
+    if not letters:
+        return []
+    known = await _replayed(connection, letters)
+    added: dict[UUID, int] = {}
+    reopened: dict[UUID, int] = {}
+    for index, letter in enumerate(letters):
+        given = letter.dead_letter_id
+        if given is None:
+            added[uuid7()] = index
+        elif letter.on_topic:
+            added.setdefault(given, index)
+        elif (found := known.get(given)) is None:
+            added[uuid7()] = index
+        elif found[0] == "replayed":
+            known[given] = ("open", letter.value)
+            reopened[given] = index
+        elif found != ("open", letter.value):
+            added[uuid7()] = index
+    new = set(reopened.values())
+    if reopened:
+        await connection.execute(REOPEN, *_columns(letters, reopened))
+    if added:
+        rows = await connection.fetch(SET_ASIDE, *_columns(letters, added))
+        new |= {added[row[0]] for row in rows}
+    return [index in new for index in range(len(letters))]
+
+
+async def resolve(connection: AnyConnection, ids: Sequence[UUID]) -> None:
+    """Settles the letters of replayed messages whose events are stored; ids that are none of ours are ignored."""
+    if ids:
+        await connection.execute(RESOLVE, sorted(set(ids)))
+
+
+async def _replayed(connection: AnyConnection, letters: Sequence[DeadLetter]) -> dict[UUID, tuple[str, bytes | None]]:
+    """State and value of the letters that are said to be replayed, locked."""
+    ids = {letter.dead_letter_id for letter in letters if letter.dead_letter_id is not None and not letter.on_topic}
+    if not ids:
+        return {}
+    rows = await connection.fetch(FIND_REPLAYED, sorted(ids))
+    return {row["dead_letter_id"]: (row["state"], row["value"]) for row in rows}
+
+
+def _columns(letters: Sequence[DeadLetter], chosen: dict[UUID, int]) -> Iterable[list[Any]]:
+    """The columns of the chosen letters, in the order of their ids: whoever adds the same ones waits instead of deadlocking."""
+    rows = [(dead_letter_id, *_row(letters[index])) for dead_letter_id, index in sorted(chosen.items())]
+    return map(list, zip(*rows, strict=True))
+
+
+def _row(letter: DeadLetter) -> tuple[Any, ...]:
+    return tuple(value for name, value in zip(letter._fields, letter, strict=True) if name != "dead_letter_id")

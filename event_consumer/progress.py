@@ -1,0 +1,84 @@
+"""How far reading is behind, as of the moment somebody asks: a gauge that is set after each write stands still in an outage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from event_consumer.gaps import Gap, GapKind
+from event_core.clock import Clock
+from event_core.topics import TopicPartition
+
+
+class Progress(Collector):
+    """What is stored and what the log holds, of every partition that is ours now."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._stored: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._times: dict[TopicPartition, float] = {}
+        self._gaps: dict[TopicPartition, Gap] = {}
+
+    @property
+    def gaps(self) -> Mapping[TopicPartition, Gap]:
+        """Partitions that are not read on."""
+        return self._gaps
+
+    def take(self, stored: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]) -> None:
+        """A new assignment: everything known of others is forgotten."""
+        self._stored, self._ends = dict(stored), dict(ends)
+        self._times = {partition: at for partition, at in self._times.items() if partition in stored}
+        self._gaps = {partition: gap for partition, gap in self._gaps.items() if partition in stored}
+
+    def stuck(self, partition: TopicPartition, gap: Gap) -> None:
+        self._gaps[partition] = gap
+
+    def unstuck(self, partition: TopicPartition) -> None:
+        self._gaps.pop(partition, None)
+
+    def hear(self, ends: Mapping[TopicPartition, int]) -> None:
+        """The logs' ends, as last heard."""
+        for partition, end in ends.items():
+            if partition in self._stored:
+                self._ends[partition] = end
+
+    def store(self, partition: TopicPartition, offset: int, record_ms: int) -> None:
+        """Everything before ``offset`` is stored; the record before it is of ``record_ms`` (since 1970; negative: unknown)."""
+        self._stored[partition] = offset
+        if record_ms >= 0:
+            self._times[partition] = record_ms / 1000
+
+    def lag(self, partition: TopicPartition) -> tuple[int, float]:
+        """(records, seconds) behind: 0 seconds where nothing waits, else the age of the last record that was stored, the
+        most that the oldest waiting one can have; 0 while no record was stored yet."""
+        records = max(0, self._ends.get(partition, 0) - self._stored[partition])
+        at = self._times.get(partition)
+        return records, max(0.0, self._clock().timestamp() - at) if records and at is not None else 0.0
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        labels = ["topic", "partition"]
+        records = GaugeMetricFamily(
+            "consumer_lag_records", "Records of the topic not stored yet, by partition.", labels=labels
+        )
+        seconds = GaugeMetricFamily(
+            "consumer_lag_seconds",
+            "Age of the last stored record where others wait behind it, else 0, by partition.",
+            labels=labels,
+        )
+        stuck = GaugeMetricFamily(
+            "consumer_gap",
+            "1 for a partition that is not read on because its log is not the one that was read, or lost unread records.",
+            labels=[*labels, "kind"],
+        )
+        for partition in sorted(self._stored):
+            names = [partition.topic, str(partition.partition)]
+            behind, age = self.lag(partition)
+            records.add_metric(names, behind)
+            seconds.add_metric(names, age)
+            gap = self._gaps.get(partition)
+            for kind in GapKind:
+                stuck.add_metric([*names, kind.value], float(gap is not None and gap.kind is kind))
+        yield from (records, seconds, stuck)

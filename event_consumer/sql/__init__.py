@@ -1,0 +1,1 @@
+"""The consumer's statements that belong to no pipeline."""

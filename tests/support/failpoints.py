@@ -1,0 +1,66 @@
+"""The event consumer, real but for one place where a fault is put in: ``python -m tests.support.failpoints <failpoint>``.
+
+It takes the consumer's settings, and is run in its stead (``Service.run``).
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from event_consumer.events.store import PostgresStore
+from event_core.errors import DatabaseUnavailable
+from event_core.kafka.consumer import KafkaSource
+
+BEFORE_KAFKAS_COMMIT = "before-kafkas-commit"
+"""Killed when batches are committed in Postgres and Kafka is about to be told."""
+AFTER_THE_DATABASES_COMMIT = "after-the-databases-commit"
+"""Killed when a batch is committed in Postgres and the loop does not know it yet."""
+ANSWERS_LOST = "answers-lost"
+"""Not killed: of every third batch the answer to the commit is lost on its way from Postgres."""
+
+_write = PostgresStore.write
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _commit(source: KafkaSource, offsets: object) -> None:
+    _die()
+
+
+async def _write_and_die(store: PostgresStore, *batch: Any) -> None:
+    await _write(store, *batch)
+    _die()
+
+
+def _lossy() -> Callable[..., Any]:
+    writes = 0
+
+    async def write(store: PostgresStore, *batch: Any) -> Any:
+        nonlocal writes
+        writes += 1
+        outcome = await _write(store, *batch)
+        if writes % 3 == 0:
+            raise DatabaseUnavailable("the connection broke after the commit was sent", retry_after=1)
+        return outcome
+
+    return write
+
+
+FAILPOINTS: dict[str, tuple[type, str, Callable[..., Any]]] = {
+    BEFORE_KAFKAS_COMMIT: (KafkaSource, "commit", _commit),
+    AFTER_THE_DATABASES_COMMIT: (PostgresStore, "write", _write_and_die),
+    ANSWERS_LOST: (PostgresStore, "write", _lossy()),
+}
+
+
+if __name__ == "__main__":
+    owner, method, instead = FAILPOINTS[sys.argv.pop()]
+    setattr(owner, method, instead)
+    runpy.run_module("event_consumer", run_name="__main__", alter_sys=True)
