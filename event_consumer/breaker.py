@@ -22,6 +22,11 @@ class Breaker:
         """Of the messages that are looked back on."""
         return self._bad
 
+    def forget(self) -> None:
+        """What was noted may be read again."""
+        self._recent.clear()
+        self._messages = self._bad = 0
+
     def trips(self, messages: int, bad: int) -> bool:
         """Notes ``bad`` of ``messages`` new ones; whether they must not be written."""
         if self._share >= 1:

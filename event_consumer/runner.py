@@ -194,6 +194,7 @@ class Runner(Generic[Row]):
             lane.position({p: offset for p, offset in offsets.items() if self._lane_of[p] is lane})
         self._progress.take(offsets, {partition: found.end for partition, found in logs.of.items()})
         self._verify, self._untold = {}, {}
+        self._breaker.forget()
         for partition, position in sorted(positions.items()):
             if position.last_record_at is not None:
                 read_up_to = int(position.last_record_at.timestamp() * 1000)

@@ -97,7 +97,8 @@ class Overloaded(Unavailable):
 
 
 class UndecodableMessage(PlatformError):
-    """A record that is no event. ``reason``: one of not_json, invalid_event, unstorable_value, refused_by_store."""
+    """A record that is no event. ``reason``: one of not_json, invalid_event, unstorable_value, refused_by_store,
+    overdue, conflict."""
 
     code: ClassVar[str] = "undecodable_message"
 

@@ -114,15 +114,11 @@ def build(settings: ConsumerSettings) -> Built:
     pipeline = EventsPipeline(settings, metrics)
     # A process that hangs within its transaction holds its offsets and ids, which others wait for: the server ends it.
     milliseconds = int(settings.database_timeout_seconds * 1000)
+    # Whoever waits long for a lock is told so (55P03: wait), and only a person cancels a statement (57014): no row may be set
+    # aside because the server is slow.
+    waits = {"lock_timeout": f"{settings.database_timeout_seconds * 500:.0f}", "statement_timeout": "0"}
     writers = open_pool(
-        settings,
-        size=LANES + 1,
-        application="event_consumer",
-        init=instants_as_integers,
-        server_settings={
-            "idle_in_transaction_session_timeout": str(milliseconds),
-            "statement_timeout": str(2 * milliseconds),
-        },
+        settings, size=LANES + 1, application="event_consumer", init=instants_as_integers, server_settings=waits
     )
     others = open_pool(settings, size=6, application="event_consumer_desk")
     store = PostgresStore(writers, settings, settings.kafka_group_id, retries=settings.consumer_max_retries)

@@ -20,7 +20,7 @@ ADMIT_EVENTS = load_sql("event_consumer.events.sql", "admit_events")
 FIND_CONFLICTS = load_sql("event_consumer.events.sql", "find_conflicts")
 
 FLOOD = 100
-"""Refused rows of one batch; more, where they are most of those tried, are our fault."""
+"""As many refused rows, where they are most of their batch, are our fault."""
 
 T = TypeVar("T")
 
@@ -36,9 +36,11 @@ class Placer:
         self._retries = retries
         self._patient = patient
         self._placed = Placed([], [], [])
+        self._total = 0
 
     async def place(self, items: Sequence[EventItem]) -> Placed:
         """Raises DeadLetterFlood, or what the database says where no row is at fault."""
+        self._total = len(items)
         waiting = [(items, 1)]
         while waiting:  # no recursion: hundreds of rows may be refused
             part, attempt = waiting.pop()
@@ -92,8 +94,8 @@ class Placer:
     def _refuse(self, item: EventItem, error: str, reason: str) -> None:
         refused = self._placed.refused
         refused.append(dead_letter(item.message, UndecodableMessage(error, reason=reason)))
-        if len(refused) >= FLOOD and len(refused) > len(self._placed.fresh) + len(self._placed.known):
-            raise DeadLetterFlood(f"PostgreSQL refuses most rows, {len(refused)} of this batch, the last with {error}")
+        if len(refused) >= FLOOD and 2 * len(refused) > self._total:
+            raise DeadLetterFlood(f"PostgreSQL refuses most rows of a batch of {self._total}, the last with {error}")
 
 
 async def conflicts(connection: Connection, known: Sequence[EventItem]) -> set[int]:
@@ -154,4 +156,5 @@ def _around(items: Sequence[T], guilty: int | None) -> list[Sequence[T]]:
     if guilty is None:
         middle = len(items) // 2
         return [items[:middle], items[middle:]]
-    return [items[:guilty], items[guilty : guilty + 1], items[guilty + 1 :]]
+    end = 5 * guilty + 100  # where one came early the next may too: few rows, so that trying again costs little
+    return [items[:guilty], items[guilty : guilty + 1], items[guilty + 1 : end], items[end:]]

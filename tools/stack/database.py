@@ -156,6 +156,11 @@ def program(installation: Installation, config: StackConfig) -> Program:
         # TCP only: a socket's path would be limited to 107 bytes.
         "unix_socket_directories": "",
         "max_connections": "200",
+        # The defaults are for a machine of long ago: 30,000 rows a second would make a checkpoint every half minute, and each
+        # page that is touched after one goes into the log whole. docker/docker-compose.platform.yml has the same.
+        "shared_buffers": "256MB",
+        "max_wal_size": "4GB",
+        "wal_compression": "on",
     }
     server = [*run_as(config.postgres_data), str(installation.bindir / "postgres"), "-D", str(config.postgres_data)]
     command = server + [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
