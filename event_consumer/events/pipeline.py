@@ -112,13 +112,16 @@ def build(settings: ConsumerSettings) -> Built:
     metrics = Metrics()
     tracing = Tracing.from_settings(settings)
     pipeline = EventsPipeline(settings, metrics)
-    # A process that hangs within its transaction holds its offsets and ids, which others wait for: the server ends it.
     milliseconds = int(settings.database_timeout_seconds * 1000)
-    # Whoever waits long for a lock is told so (55P03: wait), and only a person cancels a statement (57014): no row may be set
-    # aside because the server is slow.
-    waits = {"lock_timeout": f"{settings.database_timeout_seconds * 500:.0f}", "statement_timeout": "0"}
+    bounds = {
+        # A process that hangs within its transaction holds its offsets and ids, which others wait for: the server ends it.
+        "idle_in_transaction_session_timeout": str(milliseconds),
+        # Beyond what we wait ourselves: a row is not set aside (57014) because the server is slow.
+        "statement_timeout": str(2 * milliseconds),
+        "lock_timeout": str(milliseconds // 2),  # 55P03: wait
+    }
     writers = open_pool(
-        settings, size=LANES + 1, application="event_consumer", init=instants_as_integers, server_settings=waits
+        settings, size=LANES + 1, application="event_consumer", init=instants_as_integers, server_settings=bounds
     )
     others = open_pool(settings, size=6, application="event_consumer_desk")
     store = PostgresStore(writers, settings, settings.kafka_group_id, retries=settings.consumer_max_retries)
