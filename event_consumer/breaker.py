@@ -22,10 +22,13 @@ class Breaker:
         """Of the messages that are looked back on."""
         return self._bad
 
-    def forget(self) -> None:
-        """What was noted may be read again."""
-        self._recent.clear()
-        self._messages = self._bad = 0
+    def discard(self, messages: int) -> None:
+        """Forgets the latest ``messages``, about: they were not written, and are read again."""
+        while messages > 0 and self._recent:
+            dropped, bad = self._recent.pop()
+            messages -= dropped
+            self._messages -= dropped
+            self._bad -= bad
 
     def trips(self, messages: int, bad: int) -> bool:
         """Notes ``bad`` of ``messages`` new ones; whether they must not be written."""

@@ -7,7 +7,6 @@ count. A partition is always in the same lane, so its offsets are moved one afte
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Mapping
 from typing import Generic, NamedTuple, TypeVar
@@ -17,7 +16,7 @@ from event_consumer.metrics import Metrics
 from event_consumer.store import FenceLost, Store, Written
 from event_consumer.tracing import BatchTracer
 from event_consumer.verdict import sqlstate_class
-from event_core.clock import Monotonic
+from event_core.clock import Monotonic, sleep
 from event_core.errors import DatabaseUnavailable
 from event_core.telemetry import get_logger
 from event_core.topics import TopicPartition
@@ -50,6 +49,7 @@ class Lane(Generic[Row]):
         self._tracer = tracer
         self._monotonic = monotonic
         self._ahead: dict[TopicPartition, int] = {}  # the offset that the next batch of each partition builds on
+        self._in_flight = 0
         self.stop = asyncio.Event()
         self.batch = batch
         self.writing: asyncio.Task[Settled[Row]] | None = None
@@ -59,6 +59,11 @@ class Lane(Generic[Row]):
         """Nothing is in hand or being written."""
         return self.writing is None and not len(self.batch)
 
+    @property
+    def unwritten(self) -> int:
+        """Messages in hand and being written."""
+        return len(self.batch) + (self._in_flight if self.writing is not None else 0)
+
     def position(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Begins anew from the stored ``offsets``; what is in hand is dropped."""
         self.batch = self.batch.empty()
@@ -67,6 +72,7 @@ class Lane(Generic[Row]):
     def write(self) -> None:
         """Begins to write what is in hand; nothing may be being written."""
         batch, self.batch = self.batch, self.batch.empty()
+        self._in_flight = len(batch)
         expected = {partition: self._ahead[partition] for partition in batch.offsets}
         self._ahead.update(batch.offsets)
         self.writing = asyncio.create_task(self._write(batch, expected))
@@ -107,10 +113,3 @@ async def wait_out(error: DatabaseUnavailable, backoff: float, metrics: Metrics,
     log.warning("PostgreSQL is away; waiting for it", problem=error.message, seconds=round(backoff, 2))
     await sleep(backoff * random.uniform(0.7, 1.3), stop)  # noqa: S311  # jitter, no secret
     return min(LONGEST_BACKOFF_SECONDS, backoff * 2)
-
-
-async def sleep(seconds: float, stop: asyncio.Event) -> None:
-    """Sleeps, but not beyond a stop."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from event_consumer.batch import Batch, Item
 from event_consumer.breaker import Breaker
 from event_consumer.dead_letter import DeadLetter
 from event_consumer.gaps import Gap, Position, can_verify, check, mark, not_the_same
-from event_consumer.lane import FIRST_BACKOFF_SECONDS, Lane, Settled, sleep, wait_out
+from event_consumer.lane import FIRST_BACKOFF_SECONDS, Lane, Settled, wait_out
 from event_consumer.metrics import Metrics
 from event_consumer.progress import Progress
 from event_consumer.store import FenceLost, Store, Written
 from event_consumer.tracing import BatchTracer
-from event_core.clock import Clock, Monotonic
+from event_core.clock import Clock, Monotonic, sleep
 from event_core.errors import BrokerUnavailable, DatabaseUnavailable, DeadLetterFlood
-from event_core.source import Message, Polled, Source
+from event_core.source import Logs, Message, Polled, Source
 from event_core.telemetry import get_logger
 from event_core.topics import TopicPartition
 
@@ -35,6 +37,8 @@ LANES = 2
 """As many as keep two cores busy: one decodes and counts while the other waits for the database."""
 POLL_SECONDS = 0.25
 """Longest wait of one poll: also how soon a stop is noticed."""
+BRIEFLY_SECONDS = 0.01
+"""Longest wait of one poll while a lane is full: it is read again as soon as it has room."""
 POLL_RECORDS = 500
 """Most messages of one poll: of the largest events (256 KiB) the client's own limits bring less."""
 REVOKE_SECONDS = 5.0
@@ -80,6 +84,8 @@ class Runner(Generic[Row]):
         self._generation = NOT_POSITIONED
         self._backoff = FIRST_BACKOFF_SECONDS  # of finding out where to read on
         self._verify: dict[TopicPartition, Position] = {}  # its next message must be the last one that was stored
+        self._positions: dict[TopicPartition, Position] = {}  # as of the assignment
+        self._logs = Logs("", {})
         self._lane_of: dict[TopicPartition, Lane[Row]] = {}
         self._reading: asyncio.Task[Polled | None] | None = None
         self._untold: dict[TopicPartition, int] = {}
@@ -120,7 +126,7 @@ class Runner(Generic[Row]):
         if self._untold and now - self._told_at >= TELL_SECONDS:
             await self._tell()
         if self._progress.gaps and now - self._gaps_seen_at >= GAP_SECONDS:
-            self._generation = NOT_POSITIONED  # somebody may have decided
+            await self._look_at_gaps()
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
         # What is ready but may not be written yet, as it is not known where to read on, ends no wait.
@@ -153,7 +159,7 @@ class Runner(Generic[Row]):
             return await self._poll(min(lane.batch.room for lane in self._lanes), POLL_SECONDS)
         rest = self._lane_of.keys() - full
         if rest:
-            return await self._poll(min(self._lane_of[p].batch.room for p in rest), POLL_SECONDS, rest)
+            return await self._poll(min(self._lane_of[p].batch.room for p in rest), BRIEFLY_SECONDS, rest)
         if writes := self._writes():  # backpressure: the partitions stand still until a batch is written
             await asyncio.wait(writes, timeout=POLL_SECONDS, return_when=ANY)
         return await self._poll(0, 0)
@@ -188,13 +194,14 @@ class Runner(Generic[Row]):
             return
         self._backoff = FIRST_BACKOFF_SECONDS
         offsets = {partition: position.next_offset for partition, position in positions.items()}
-        # Of all topics together: one user's events of both topics are in one lane, which never waits for itself.
-        self._lane_of = {partition: self._lanes[partition.partition % LANES] for partition in positions}
+        self._positions, self._logs = positions, logs
+        self._lane_of = {}
+        for _, group in groupby(sorted(positions), key=attrgetter("topic")):  # each topic is dealt to all lanes
+            self._lane_of |= {partition: self._lanes[rank % LANES] for rank, partition in enumerate(group)}
         for lane in self._lanes:
             lane.position({p: offset for p, offset in offsets.items() if self._lane_of[p] is lane})
         self._progress.take(offsets, {partition: found.end for partition, found in logs.of.items()})
         self._verify, self._untold = {}, {}
-        self._breaker.forget()
         for partition, position in sorted(positions.items()):
             if position.last_record_at is not None:
                 read_up_to = int(position.last_record_at.timestamp() * 1000)
@@ -218,8 +225,20 @@ class Runner(Generic[Row]):
         for lane in self._lanes:
             if lane.writing is not None and lane.writing.done():
                 self._settle(await lane.settle())
+            self._breaker.discard(lane.unwritten)
             await lane.cancel()
             lane.position({})
+
+    async def _look_at_gaps(self) -> None:
+        """Where somebody has decided about a partition that stands still, everything is positioned anew."""
+        self._gaps_seen_at = self._monotonic()
+        stuck = Logs(self._logs.cluster_id, {partition: self._logs.of[partition] for partition in self._progress.gaps})
+        try:
+            found = await self._store.positions(stuck)
+        except DatabaseUnavailable:
+            return  # the next look tells
+        if any(self._positions[partition] != position for partition, position in found.items()):
+            self._generation = NOT_POSITIONED
 
     def _hold(self, partition: TopicPartition, gap: Gap) -> None:
         self._progress.stuck(partition, gap)
@@ -262,6 +281,7 @@ class Runner(Generic[Row]):
         if isinstance(outcome, FenceLost):
             self._metrics.fences.inc()
             log.warning("another consumer was faster; reading again", partitions=[str(p) for p in outcome.partitions])
+        self._breaker.discard(len(batch))
         self._generation = NOT_POSITIONED  # what is in hand builds on what was not written
 
     async def _tell(self) -> None:

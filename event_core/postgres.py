@@ -16,6 +16,8 @@ from event_core.migrations import known_revisions
 from event_core.settings import PostgresSettings, mask
 
 CLOSE_SECONDS = 3.0
+IDLE_IN_TRANSACTION_SECONDS = 60
+"""A process that hangs, or was stopped, within a transaction holds locks that all others wait for: the server ends it then."""
 
 Connection = PoolConnectionProxy
 """A connection lent by a pool."""
@@ -41,7 +43,12 @@ def open_pool(
         timeout=min(10.0, settings.database_timeout_seconds),
         command_timeout=settings.database_timeout_seconds,
         init=init,
-        server_settings={"application_name": application, "timezone": "UTC", **(server_settings or {})},
+        server_settings={
+            "application_name": application,
+            "timezone": "UTC",
+            "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_SECONDS * 1000),
+            **(server_settings or {}),
+        },
     )
 
 

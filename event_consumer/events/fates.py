@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence, Set
 from typing import NamedTuple
+from uuid import UUID
 
 from event_consumer.batch import Batch, Item
 from event_consumer.dead_letter import DeadLetter, dead_letter, replay_of
@@ -45,23 +46,31 @@ class Fates:
         """What to set aside; tell ``settle`` which of them were new."""
         refused_from = [TopicPartition(letter.topic, letter.partition or 0) for letter in placed.refused]
         self._from = [*batch.dead_from, *refused_from, *(_origin(item.message) for item in clashing)]
-        self._is_new: Sequence[bool] = ()
+        self._is_new: Sequence[bool] = [False] * len(self.letters)
         self.duplicates = Counter([_origin(item.message) for item in self._same])
         self.dead: Counter[TopicPartition] = Counter()
         self.stored = batch.messages.copy()
         """By partition, like the two before: what is neither a duplicate nor set aside."""
         self.stored.subtract(self.duplicates)
         self.stored.subtract(self._from)
-        stored_now = [item.message.headers for item in (*placed.fresh, *self._same)]
-        replays = [replay_of(h) for h in stored_now if h and h[-1][0] == HEADER_DEAD_LETTER_ID]
-        self.replayed = [replay.dead_letter_id for replay in replays if replay is not None]
-        """Ids of the dead letters that are stored now."""
+        self._replays = [
+            (replay.dead_letter_id, item.row.event_id)
+            for item in (*placed.fresh, *self._same)
+            if (headers := item.message.headers) and headers[-1][0] == HEADER_DEAD_LETTER_ID
+            if (replay := replay_of(headers)) is not None
+        ]
 
     def settle(self, is_new: Sequence[bool]) -> None:
         """``is_new``: which of ``letters`` were not set aside before; the others count as duplicates."""
         self._is_new = is_new
         for partition, new in zip(self._from, is_new, strict=True):
             (self.dead if new else self.duplicates)[partition] += 1
+
+    @property
+    def replayed(self) -> list[tuple[UUID, UUID]]:
+        """(dead letter, event) of the replays that are stored now, but for letters that another replay of theirs has reopened."""
+        reopened = {letter.dead_letter_id for letter in self.new_letters}
+        return [(letter, event) for letter, event in self._replays if letter not in reopened]
 
     @property
     def new_letters(self) -> list[DeadLetter]:

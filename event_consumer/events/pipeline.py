@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 
 from event_consumer.app import Deps, create_app
 from event_consumer.batch import Batch
@@ -29,6 +30,10 @@ from event_core.postgres import PostgresPing, instants_as_integers, open_pool, o
 from event_core.telemetry import Tracing, get_logger
 
 log = get_logger(__name__)
+
+GARBAGE_THRESHOLD = 400_000
+"""Containers that may be made before the collector looks for cycles: more than the batches in hand and being written hold, or it
+would look through them again and again, for a tenth of the time."""
 
 
 class EventsPipeline:
@@ -65,6 +70,7 @@ class EventsPipeline:
             await asyncio.wait({joining})
             return
         self._source = source = joining.result()
+        gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
         try:
             await self._runner(source, store, tracing).run(stop)
         except DeadLetterFlood as error:
@@ -143,7 +149,7 @@ def build(settings: ConsumerSettings) -> Built:
         settings.service_name,
         Deps(
             run,
-            [pipeline, PostgresPing(others)],
+            [pipeline, PostgresPing(writers)],
             metrics,
             on_failure=built.fail,
             routers=[dead_letter_router(Desk(others, settings), settings.admin_api_key)],

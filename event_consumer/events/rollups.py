@@ -41,25 +41,35 @@ class Known:
 
     def __init__(self, most: int = MOST_KNOWN) -> None:
         self._most = most
-        self._days: dict[int, dict[tuple[str, str], int]] = {}
+        self._days: dict[int, dict[tuple[str, str], int]] = {}  # the day that was learned of longest ago comes first
+        self._count = 0
         self._epoch = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._days.values()))
+        return self._count
+
+    def forget(self) -> None:
+        """The tables may have lost rows without a new epoch: a database that was put back, or another one in its place."""
+        self._days, self._count = {}, 0
 
     def check(self, epoch: int) -> None:
         """Forgets everything where ``epoch`` is another than before."""
         if epoch != self._epoch:
-            self._days, self._epoch = {}, epoch
+            self.forget()
+            self._epoch = epoch
 
     def learn(self, learned: dict[_UserOfDay, int], epoch: int) -> None:
         """Takes over what was committed while ``epoch`` held."""
         if epoch != self._epoch:
             return
+        for day in {day for day, _ in learned}:
+            self._days[day] = self._days.pop(day, {})
         for (day, user), at in learned.items():
-            self._days.setdefault(day, {})[user] = at
-        while len(self) > self._most:
-            del self._days[min(self._days)]
+            users = self._days[day]
+            self._count += user not in users
+            users[user] = at
+        while self._count > self._most:
+            self._count -= len(self._days.pop(next(iter(self._days))))
 
     def unknown(self, rows: Iterable[EventRow], quarters: Iterable[int]) -> dict[_UserOfDay, int]:
         """Of the users and days of ``rows`` those that are not known, with the earliest time; ``quarters`` are the rows'."""

@@ -59,6 +59,7 @@ class PostgresStore:
 
     async def positions(self, logs: Logs) -> dict[TopicPartition, Position]:
         self._cluster_id = logs.cluster_id
+        self._known.forget()
         wanted = sorted(logs.of)
         names = ([p.topic for p in wanted], [p.partition for p in wanted])
         begins = [logs.of[p].begin for p in wanted]

@@ -7,7 +7,6 @@ begun until a broker answers again: what was sent but not marked is sent again, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -20,7 +19,7 @@ from event_consumer.letters.database import borrowed
 from event_consumer.letters.outbox import Outbox
 from event_consumer.letters.outgoing import Outgoing
 from event_consumer.settings import ConsumerSettings
-from event_core.clock import Monotonic, monotonic
+from event_core.clock import Monotonic, monotonic, sleep
 from event_core.codec import Record
 from event_core.dead_letters import MAX_DEAD_LETTER_BYTES, dead_letter_record
 from event_core.errors import BrokerUnavailable, Unavailable
@@ -97,14 +96,14 @@ class Relay:
                 if self.problem is None:
                     log.warning("dead letters wait to be relayed", problem=error.message)
                 self.problem = error.message
-                await _sleep(backoff * random.uniform(0.7, 1.3), stop)  # noqa: S311  # jitter, no secret
+                await sleep(backoff * random.uniform(0.7, 1.3), stop)  # noqa: S311  # jitter, no secret
                 backoff = min(LONGEST_BACKOFF_SECONDS, backoff * 2)
                 continue
             if self.problem is not None:
                 log.info("dead letters are relayed again")
             self.problem, backoff = None, 0.2
             if not sent:
-                await _sleep(IDLE_SECONDS * random.uniform(0.7, 1.3), stop)  # noqa: S311  # jitter, no secret
+                await sleep(IDLE_SECONDS * random.uniform(0.7, 1.3), stop)  # noqa: S311  # jitter, no secret
 
     async def once(self) -> int:
         """Relays one batch; returns how many letters of it the topic has now.
@@ -180,9 +179,3 @@ def _record(row: asyncpg.Record, max_bytes: int) -> Record:
         max_bytes=max_bytes,
         stub=row["stub"],
     )
-
-
-async def _sleep(seconds: float, stop: asyncio.Event) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import asyncpg
 from uuid_utils.compat import uuid7
@@ -26,7 +27,8 @@ async def set_aside(connection: AnyConnection, letters: Sequence[DeadLetter]) ->
 
     A letter of the dead letters' topic that the table has is left as it is. A replayed message that fails again reopens its
     letter; where that is open already with the same value nothing happens (the message came twice), and where it is neither,
-    or unknown, the message becomes a letter of its own. The statements do not grow with the letters: one, and two more where
+    or unknown, the message becomes a letter of its own. An event with an id that comes again, byte for byte, is the letter that
+    is there. The statements do not grow with the letters: one, and two more where
     there are replays.
     """
     if not letters:
@@ -36,17 +38,15 @@ async def set_aside(connection: AnyConnection, letters: Sequence[DeadLetter]) ->
     reopened: dict[UUID, int] = {}
     for index, letter in enumerate(letters):
         given = letter.dead_letter_id
-        if given is None:
-            added[uuid7()] = index
-        elif letter.on_topic:
+        if letter.on_topic and given is not None:
             added.setdefault(given, index)
-        elif (found := known.get(given)) is None:
-            added[uuid7()] = index
+        elif given is None or (found := known.get(given)) is None:
+            added.setdefault(_identity(letter), index)
         elif found[0] == "replayed":
             known[given] = ("open", letter.value)
             reopened[given] = index
         elif found != ("open", letter.value):
-            added[uuid7()] = index
+            added.setdefault(_identity(letter), index)
     new = set(reopened.values())
     if reopened:
         await connection.execute(REOPEN, *_columns(letters, reopened))
@@ -56,10 +56,19 @@ async def set_aside(connection: AnyConnection, letters: Sequence[DeadLetter]) ->
     return [index in new for index in range(len(letters))]
 
 
-async def resolve(connection: AnyConnection, ids: Sequence[UUID]) -> None:
-    """Settles the letters of replayed messages whose events are stored; ids that are none of ours are ignored."""
-    if ids:
-        await connection.execute(RESOLVE, sorted(set(ids)))
+async def resolve(connection: AnyConnection, replayed: Sequence[tuple[UUID, UUID]]) -> None:
+    """Settles the letters of replayed messages whose events are stored, given as (dead letter, event); what is none of ours, or
+    a letter of another event, is left alone."""
+    if replayed:
+        pairs = sorted(set(replayed))
+        await connection.execute(RESOLVE, [letter for letter, _ in pairs], [event for _, event in pairs])
+
+
+def _identity(letter: DeadLetter) -> UUID:
+    """Of copies of one event the same, as a buffer or a producer sends what was not acknowledged again; else a new one."""
+    if letter.event_id is None or letter.value is None:
+        return uuid7()
+    return uuid5(letter.event_id, f"{letter.topic}:{sha256(letter.value).hexdigest()}")
 
 
 async def _replayed(connection: AnyConnection, letters: Sequence[DeadLetter]) -> dict[UUID, tuple[str, bytes | None]]:

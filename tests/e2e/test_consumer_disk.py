@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -24,25 +25,26 @@ TABLESPACE = "small"
 @pytest.fixture
 def small_disk(backend: Backend) -> Iterator[None]:
     """A tablespace on a small disk. It outlives the database of the test, which must be asked for after it."""
-    try:
-        disk = backend.small_disk()
-        path = disk.__enter__()
-    except NoSmallDisk as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"no small disk can be mounted, and this row of the fault matrix must run here: {error}")
-        pytest.skip(f"no small disk can be mounted: {error}")
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(backend.small_disk())
+        except NoSmallDisk as error:
+            if os.environ.get("CI"):
+                pytest.fail(f"no small disk can be mounted, and this row of the fault matrix must run here: {error}")
+            pytest.skip(f"no small disk can be mounted: {error}")
+        administer(backend, sql.SQL("create tablespace {} location {}").format(sql.Identifier(TABLESPACE), path))
+        yield
+        administer(backend, sql.SQL("drop tablespace {}").format(sql.Identifier(TABLESPACE)))
+
+
+def administer(backend: Backend, statement: sql.Composed) -> None:
     with psycopg.connect(f"{backend.postgres}/postgres", autocommit=True) as connection:
-        connection.execute(sql.SQL("create tablespace {} location {}").format(sql.Identifier(TABLESPACE), path))
-    yield
-    with psycopg.connect(f"{backend.postgres}/postgres", autocommit=True) as connection:
-        connection.execute(sql.SQL("drop tablespace {}").format(sql.Identifier(TABLESPACE)))
-    disk.__exit__(None, None, None)
+        connection.execute(statement)
 
 
 def move_there(platform: Platform, backend: Backend) -> None:
-    with psycopg.connect(f"{backend.postgres}/postgres", autocommit=True) as connection:
-        name = sql.Identifier(platform.database_url.rpartition("/")[2])
-        connection.execute(sql.SQL("alter database {} set tablespace {}").format(name, sql.Identifier(TABLESPACE)))
+    name = sql.Identifier(platform.database_url.rpartition("/")[2])
+    administer(backend, sql.SQL("alter database {} set tablespace {}").format(name, sql.Identifier(TABLESPACE)))
 
 
 def fill(url: str) -> None:
@@ -86,10 +88,6 @@ def test_a_full_disk_pauses_the_consumer_without_a_dead_letter(
     assert consumer.running()
     assert_kafka_is_not_ahead(platform)
 
-    query_nothing(url, "drop table filling")
+    with psycopg.connect(url) as connection:
+        connection.execute("drop table filling")
     assert_stored_once(platform, ledger, sent)
-
-
-def query_nothing(url: str, statement: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement)

@@ -62,7 +62,29 @@ def assert_it_stands_still(consumer: Service, platform: Platform, kind: str, sto
     return stored + others
 
 
-def test_a_topic_made_anew_that_has_regrown_past_the_offset(platform: Platform) -> None:
+@pytest.mark.parametrize("running", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_a_topic_that_is_made_anew_and_regrows_past_the_offset(platform: Platform, running: bool) -> None:
+    consumer = platform.start("event_consumer")
+    put(platform, Ledger(), map(event, range(10)))
+    until("they are stored", lambda: count(platform.database_url) == 10)
+    if not running:
+        assert consumer.stop() == 0
+    admin.remake_topic(platform.settings["KAFKA_BOOTSTRAP_SERVERS"], platform.topic, PARTITIONS)
+    if not running:
+        consumer = platform.start("event_consumer", ready=False)
+    stored = assert_it_stands_still(consumer, platform, "beyond_end", 10)
+    put(platform, Ledger(), map(event, range(30)))
+    until("it is told that the new log has regrown past the offset", lambda: gap(consumer, platform, 0, "recreated"))
+    assert (count(platform.database_url), next_offset(platform, 0)) == (stored, 10)
+    decide(platform, "--topic", platform.topic, "--partition", "0", "--to", "20")
+    until("the new log is stored from there on", lambda: count(platform.database_url) == stored + 10, seconds=90)
+    put(platform, Ledger(), map(event, range(5)))
+    until("and new ones", lambda: count(platform.database_url) == stored + 15)
+    consumer.wait("/health/ready")
+    assert not gap(consumer, platform, 0, "recreated")
+
+
+def test_a_topic_made_anew_that_had_regrown_past_the_offset_before_anybody_looked(platform: Platform) -> None:
     consumer = platform.start("event_consumer")
     put(platform, Ledger(), map(event, range(10)))
     until("they are stored", lambda: count(platform.database_url) == 10)
@@ -74,24 +96,6 @@ def test_a_topic_made_anew_that_has_regrown_past_the_offset(platform: Platform) 
     decide(platform, "--all-gaps", "--to", "earliest")
     until("all of the new log is stored", lambda: count(platform.database_url) == stored + 30, seconds=90)
     consumer.wait("/health/ready")
-    assert not gap(consumer, platform, 0, "recreated")
-
-
-def test_a_topic_made_anew_under_a_running_consumer(platform: Platform) -> None:
-    consumer = platform.start("event_consumer")
-    put(platform, Ledger(), map(event, range(10)))
-    until("they are stored", lambda: count(platform.database_url) == 10)
-    admin.remake_topic(platform.settings["KAFKA_BOOTSTRAP_SERVERS"], platform.topic, PARTITIONS)
-    stored = assert_it_stands_still(consumer, platform, "beyond_end", 10)
-    put(platform, Ledger(), map(event, range(30)))
-    until("it is told that the new log has regrown past the offset", lambda: gap(consumer, platform, 0, "recreated"))
-    assert (count(platform.database_url), next_offset(platform, 0)) == (stored, 10)
-    decide(platform, "--topic", platform.topic, "--partition", "0", "--to", "20")
-    until("the new log is stored from there on", lambda: count(platform.database_url) == stored + 10, seconds=90)
-    put(platform, Ledger(), map(event, range(5)))
-    until("and new ones", lambda: count(platform.database_url) == stored + 15)
-    consumer.wait("/health/ready")
-    assert not gap(consumer, platform, 0, "recreated")
 
 
 def test_records_deleted_before_they_were_read(platform: Platform) -> None:

@@ -66,11 +66,12 @@ def test_a_second_consumer_comes_and_goes_every_five_seconds(platform: Platform,
     assert_books(platform)
 
 
-def test_partitions_that_are_taken_away_in_mid_batch_and_given_back(platform: Platform) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=ALL)])
+def test_partitions_that_are_taken_away_in_mid_batch_and_given_back(platform: Platform, rounds: int) -> None:
     topics_made(platform)
     first = platform.start("event_consumer", **ANONYMOUS)
     ledger, sent = Ledger(), 0
-    for _ in range(2):
+    for _ in range(rounds):
         with held_within_a_transaction(platform):
             sent += put(platform, ledger, map(event, range(600)), *range(6))
             until("its transaction is under way", lambda: bool(sessions(platform, "wait_event_type = 'Lock'")))

@@ -74,7 +74,7 @@ def test_the_answer_to_a_commit_is_lost(platform: Platform) -> None:
     assert consumer.metric("consumer_events_duplicate_total") == 0
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=ALL)])
+@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=ALL)])
 def test_killed_again_and_again_under_load(platform: Platform, kills: int) -> None:
     ingestion = platform.start("ingestion_service")
     consumer = platform.start("event_consumer", CONSUMER_BATCH_SIZE="100")

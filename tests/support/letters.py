@@ -102,9 +102,9 @@ async def put(pool: asyncpg.Pool, *letters: DeadLetter) -> list[bool]:
         return await shelf.set_aside(connection, letters)
 
 
-async def settle(pool: asyncpg.Pool, *ids: uuid.UUID) -> None:
+async def settle(pool: asyncpg.Pool, *ids: uuid.UUID, event_id: uuid.UUID | None = None) -> None:
     async with pool.acquire() as connection, connection.transaction():
-        await shelf.resolve(connection, ids)
+        await shelf.resolve(connection, [(one, event_id or one) for one in ids])
 
 
 async def rows_of(pool: asyncpg.Pool, what: str = "*") -> list[dict[str, Any]]:

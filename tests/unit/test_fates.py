@@ -116,8 +116,17 @@ def test_replayed_letters_are_settled_by_what_is_stored_or_was_there_with_the_sa
     batch, items = made(*(message(number) for number in range(4)))
     placed = Placed([items[0]], [items[1], items[2]], [refused(message(3), None)])
     fates = Fates(batch, placed, {1})
-    assert fates.replayed == [ids[0], ids[1]]
+    assert fates.replayed == [(ids[0], items[0].row.event_id), (ids[1], items[1].row.event_id)]
     assert {letter.dead_letter_id for letter in fates.letters} == {ids[2], ids[3]}
+
+
+def test_a_letter_that_another_replay_of_it_reopened_stays_open() -> None:
+    twice = uuid4()
+    headers = ((HEADER_RETRY_COUNT, b"1"), (HEADER_DEAD_LETTER_ID, str(twice).encode()))
+    batch, items = made(*(FakeMessage("t", 0, number, b"{}", headers=headers) for number in range(2)))
+    fates = Fates(batch, Placed([items[0]], [items[1]], []), {0})
+    fates.settle([True])
+    assert fates.replayed == []
 
 
 @pytest.mark.parametrize("headers", [(), (("event-id", b"1"),), ((HEADER_DEAD_LETTER_ID, b"no id"),)], ids=repr)

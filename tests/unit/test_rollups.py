@@ -160,14 +160,26 @@ def test_what_was_committed_under_another_epoch_is_not_learned(learned_in: int) 
     assert additions([row(1)], known).user_days == added.user_days
 
 
-def test_the_oldest_days_are_forgotten_first() -> None:
+def test_the_days_that_were_learned_of_longest_ago_are_forgotten_first() -> None:
     known = Known(most=3)
     known.check(1)
     days = [datetime(2026, 1, day, tzinfo=UTC) for day in (5, 3, 4, 6)]
     for day in days:
         known.learn(additions([row(1, timestamp=day)], known).learned, 1)
     told = {day.day: bool(additions([row(1, timestamp=day)], known).user_days) for day in days}
-    assert told == {3: True, 4: False, 5: False, 6: False}
+    assert told == {5: True, 3: False, 4: False, 6: False}
+
+
+def test_far_days_do_not_push_out_today_for_ever() -> None:
+    known = Known(most=10)
+    known.check(1)
+    for number in range(50):
+        known.learn(
+            additions([row(number, timestamp=datetime(9000, 1, 1 + number % 28, tzinfo=UTC))], known).learned, 1
+        )
+        known.learn(additions([row(1, timestamp=datetime(2026, 1, 5, tzinfo=UTC))], known).learned, 1)
+    assert len(known) <= 10
+    assert not additions([row(1, timestamp=datetime(2026, 1, 5, tzinfo=UTC))], known).user_days
 
 
 def test_the_31st_is_the_30th_bit_and_months_are_told_apart() -> None:

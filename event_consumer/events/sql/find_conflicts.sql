@@ -1,6 +1,6 @@
 -- The places (from 1) of events that differ from what is stored under their id, in what the client sent: not in when it came,
 -- nor in what the platform noted. A time that the server gave for want of one is none, and one that was corrected is the original.
--- Of an event that retention has dropped only the time is known.
+-- Of an event that retention has dropped only the time is known: another time that the client gave is a difference.
 with offered as (
     select *,
         case when "timestamp" = received_at then null
@@ -30,7 +30,7 @@ left join lateral (
     limit 1
 ) as stored on true
 where case
-    when stored.event_id is null then offered."timestamp" <> known.event_time
+    when stored.event_id is null then offered."timestamp" <> known.event_time and offered.sent_time is not null
     else (
         stored.user_id, stored.event_name, stored.metadata, stored.sent_time, stored.tenant_id, stored.context - '_platform',
         stored.experiment_id, stored.variant, stored.source

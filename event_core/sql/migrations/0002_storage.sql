@@ -193,8 +193,25 @@ create index dead_letters_state_idx on public.dead_letters (state, failed_at, de
 create index dead_letters_event_id_idx on public.dead_letters (event_id) where event_id is not null;
 create index dead_letters_unrelayed_idx on public.dead_letters (failed_at) where relayed_at is null;
 
--- --- what was stored before
+-- --- what was stored before; its days have partitions at once, as moving them out of the default would make writers wait
 
+do $$
+declare
+    day date;
+begin
+    for day in
+        select distinct ("timestamp" at time zone 'UTC')::date from public.events_0001
+        where "timestamp" >= now() - interval '400 days' and "timestamp" < now() + interval '3 days'
+    loop
+        execute format(
+            'create table public.%I partition of public.events for values from (%L) to (%L)',
+            'events_' || to_char(day, 'YYYYMMDD'),
+            day::timestamp at time zone 'UTC',
+            (day + 1)::timestamp at time zone 'UTC'
+        );
+    end loop;
+end;
+$$;
 insert into public.events (
     event_id, user_id, event_name, metadata, "timestamp", processed_at, received_at, tenant_id, context, experiment_id, variant, source
 )
@@ -208,7 +225,7 @@ from public.events_0001 group by 1, 2, 3;
 insert into public.user_days (tenant_id, month, user_id, days)
 select tenant_id, date_trunc('month', "timestamp" at time zone 'UTC')::date, user_id,
        bit_or(1 << (extract(day from "timestamp" at time zone 'UTC')::integer - 1))
-from public.events_0001 group by 1, 2, 3;
+from public.events_0001 where isfinite("timestamp") group by 1, 2, 3;
 insert into public.first_seen (tenant_id, user_id, first_seen_at)
 select tenant_id, user_id, min("timestamp") from public.events_0001 group by 1, 2;
 insert into public.day_versions (day, slot, version)
