@@ -23,7 +23,7 @@ class Written(NamedTuple):
     stored: int
     duplicates: int
     dead: list[DeadLetter]
-    """What was set aside now; a dead letter that was there already counts as a duplicate."""
+    """What was set aside now, not what was there already."""
     oldest: datetime | None = None
     """When the ingestion service had the oldest of the rows stored; None where there is none."""
 

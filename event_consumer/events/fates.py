@@ -67,6 +67,11 @@ class Fates:
             (self.dead if new else self.duplicates)[partition] += 1
 
     @property
+    def same(self) -> int:
+        """Rows whose event is stored already, with the same content."""
+        return len(self._same)
+
+    @property
     def replayed(self) -> list[tuple[UUID, UUID]]:
         """(dead letter, event) of the replays that are stored now, but for letters that another replay of theirs has reopened."""
         reopened = {letter.dead_letter_id for letter in self.new_letters}

@@ -63,11 +63,14 @@ class EventsPipeline:
         """Runs until ``stop`` is set."""
         joining = asyncio.create_task(connected(self._join, self._note))
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not joining.done():
-            joining.cancel()
-            await asyncio.wait({joining})
+        try:
+            await asyncio.wait({joining, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not joining.done():
+                joining.cancel()
+                await asyncio.wait({joining})
+        if joining.cancelled():
             return
         self._source = source = joining.result()
         gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])

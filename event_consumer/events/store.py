@@ -100,7 +100,7 @@ class PostgresStore:
         await count_tenants(connection, fates.tenants(), slot)
         await self._count(connection, batch, expected, fates)
         oldest = from_micros(min([row.received_at for row in rows])) if rows else None
-        return Written(len(rows), fates.duplicates.total(), fates.new_letters, oldest), added
+        return Written(len(rows), fates.same, fates.new_letters, oldest), added
 
     async def _place(self, connection: Connection, batch: Batch[EventRow]) -> Placed:
         patient = batch.overdue < self._retries

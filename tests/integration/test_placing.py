@@ -278,13 +278,18 @@ async def test_many_that_cannot_even_be_compared_are_conflicts_and_the_rest_is_c
 
 async def test_of_an_event_that_retention_has_dropped_only_the_time_is_compared(database_url: str) -> None:
     async with open_store(database_url) as store:
-        await store.write(batch([row(1), row(2)]), {P0: 0})
+        await store.write(batch([row(1), row(2), row(3)]), {P0: 0})
         execute(database_url, "delete from events")
-        again = [row(1, user_id="nobody knows"), row(2, timestamp=AT + timedelta(seconds=1))]
-        outcome = await store.write(batch(again, 2), {P0: 2})
+        later = AT + timedelta(hours=1)
+        again = [
+            row(1, user_id="nobody knows"),
+            row(2, timestamp=later),
+            row(3, timestamp=later, received_at=later),  # the client gave no time, so the server gave another one
+        ]
+        outcome = await store.write(batch(again, 3), {P0: 3})
     assert isinstance(outcome, Written)
-    assert (outcome.stored, outcome.duplicates) == (0, 1)
-    assert letters(database_url) == [(3, "conflict")]
+    assert (outcome.stored, outcome.duplicates) == (0, 2)
+    assert letters(database_url) == [(4, "conflict")]
     assert count(database_url) == 0
 
 
