@@ -226,7 +226,7 @@ class DockerBackend:
             DockerContainer(POSTGRES_IMAGE)
             .with_env("POSTGRES_PASSWORD", "postgres")
             .with_bind_ports(5432, self._postgres_port)
-            .with_kwargs(tmpfs={"/small_disk": f"size={SMALL_DISK_MIB}m,mode=0777"})
+            .with_tmpfs_mount("/small_disk", f"size={SMALL_DISK_MIB}m,mode=0777")
         )
         self._kafka.start()
         self._postgres.start()
