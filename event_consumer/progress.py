@@ -21,6 +21,8 @@ class Progress(Collector):
         self._ends: dict[TopicPartition, int] = {}
         self._times: dict[TopicPartition, float] = {}
         self._gaps: dict[TopicPartition, Gap] = {}
+        self._behind_since: dict[TopicPartition, float] = {}
+        """When the first record came that waits, where nothing waited before it; of what waited at the start it is not known."""
 
     @property
     def gaps(self) -> Mapping[TopicPartition, Gap]:
@@ -32,9 +34,12 @@ class Progress(Collector):
         self._stored, self._ends = dict(stored), dict(ends)
         self._times = {partition: at for partition, at in self._times.items() if partition in stored}
         self._gaps = {partition: gap for partition, gap in self._gaps.items() if partition in stored}
+        self._behind_since = {}
 
-    def stuck(self, partition: TopicPartition, gap: Gap) -> None:
+    def stuck(self, partition: TopicPartition, gap: Gap, unread_from: int) -> None:
+        """``partition`` is not read on; what its log holds from ``unread_from`` on was never read."""
         self._gaps[partition] = gap
+        self._stored[partition] = unread_from
 
     def unstuck(self, partition: TopicPartition) -> None:
         self._gaps.pop(partition, None)
@@ -42,8 +47,11 @@ class Progress(Collector):
     def hear(self, ends: Mapping[TopicPartition, int]) -> None:
         """The logs' ends, as last heard."""
         for partition, end in ends.items():
-            if partition in self._stored:
-                self._ends[partition] = end
+            if partition not in self._stored:
+                continue
+            if self._ends.get(partition, 0) <= self._stored[partition] < end:
+                self._behind_since[partition] = self._clock().timestamp()
+            self._ends[partition] = end
 
     def store(self, partition: TopicPartition, offset: int, record_ms: int) -> None:
         """Everything before ``offset`` is stored; the record before it is of ``record_ms`` (since 1970; negative: unknown)."""
@@ -52,11 +60,12 @@ class Progress(Collector):
             self._times[partition] = record_ms / 1000
 
     def lag(self, partition: TopicPartition) -> tuple[int, float]:
-        """(records, seconds) behind: 0 seconds where nothing waits, else the age of the last record that was stored, the
-        most that the oldest waiting one can have; 0 while no record was stored yet."""
+        """(records, seconds) behind. 0 seconds where nothing waits; else since the first waiting record came, or since the last
+        stored one where that is later or all that is known: the most that the oldest waiting one can be old."""
         records = max(0, self._ends.get(partition, 0) - self._stored[partition])
-        at = self._times.get(partition)
-        return records, max(0.0, self._clock().timestamp() - at) if records and at is not None else 0.0
+        known = (self._times.get(partition), self._behind_since.get(partition))
+        since = max((at for at in known if at is not None), default=None)
+        return records, max(0.0, self._clock().timestamp() - since) if records and since is not None else 0.0
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         labels = ["topic", "partition"]
@@ -65,7 +74,7 @@ class Progress(Collector):
         )
         seconds = GaugeMetricFamily(
             "consumer_lag_seconds",
-            "Age of the last stored record where others wait behind it, else 0, by partition.",
+            "For how long records have waited at most (since the first came, or the last was stored); 0 where none waits.",
             labels=labels,
         )
         stuck = GaugeMetricFamily(

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from event_consumer.batch import Batch, Item
 from event_consumer.breaker import Breaker
 from event_consumer.dead_letter import DeadLetter
-from event_consumer.gaps import Gap, Position, can_verify, check, mark, not_the_same
+from event_consumer.gaps import Gap, GapKind, Position, can_verify, check, mark, not_the_same
 from event_consumer.lane import FIRST_BACKOFF_SECONDS, Lane, Settled, wait_out
 from event_consumer.metrics import Metrics
 from event_consumer.progress import Progress
@@ -241,7 +241,9 @@ class Runner(Generic[Row]):
             self._generation = NOT_POSITIONED
 
     def _hold(self, partition: TopicPartition, gap: Gap) -> None:
-        self._progress.stuck(partition, gap)
+        known = gap.kind is GapKind.EXPIRED  # of another log nothing was read
+        unread_from = self._positions[partition].next_offset if known else self._logs.of[partition].begin
+        self._progress.stuck(partition, gap, unread_from)
         self._source.seek(partition, None)
         log.error("a partition is not read on", partition=str(partition), gap=gap.kind.value, why=gap.explanation)
 

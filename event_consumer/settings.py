@@ -25,7 +25,10 @@ class ConsumerSettings(KafkaSettings, PostgresSettings, RetentionSettings):
         3, ge=1, description="Failures of one event by its own fault before it is set aside; an outage never counts"
     )
     consumer_breaker_share: float = Field(
-        0.5, gt=0, description="Stop where this share of the last 1,000 messages is bad: the fault is ours. 1: never"
+        0.5,
+        gt=0,
+        le=1,
+        description="Stop where this share of the last 1,000 messages is bad: the fault is ours. 1: never",
     )
     admin_api_key: SecretStr | None = Field(
         None, min_length=16, description="Opens /dead-letters on the consumer's port; unset, those routes are closed"

@@ -12,6 +12,7 @@ PlatformError
 ├── RecordsRefused              the broker will never take these records; nothing is wrong with the broker
 ├── UndecodableMessage          a record of a topic that is no event: a dead letter
 ├── DeadLetterFlood             so many are bad that the fault must be ours: nothing more is set aside
+├── LogGap                      a log is not the one that was read, or lost unread records: somebody must decide
 ├── ClientBroken                a client library's background work has ended: only a new process mends it
 ├── SchemaMismatch              the database's schema is not one that this code knows
 └── ConfigurationError          the operator must change a setting
@@ -109,6 +110,10 @@ class UndecodableMessage(PlatformError):
 
 class DeadLetterFlood(PlatformError):
     code: ClassVar[str] = "dead_letter_flood"
+
+
+class LogGap(PlatformError):
+    code: ClassVar[str] = "log_gap"
 
 
 class ClientBroken(PlatformError):

@@ -13,7 +13,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
-from event_core.errors import ConfigurationError
+from event_core.errors import ConfigurationError, PlatformError
 from event_core.http import bind, metrics_app, serve
 from event_core.settings import ServiceSettings, describe, load, unknown_settings
 from event_core.telemetry import configure_logging, get_logger
@@ -108,7 +108,11 @@ async def _serve(settings: S, build: Callable[[S], Built]) -> int:
     log.info("listening", host=settings.host, ports=[listener.getsockname()[1] for listener in listeners])
     orderly = await serve(built.app, listeners, metrics=metrics, stop=built.stop)
     if built.failure is not None or not orderly:
-        log.error("the service ends after a failure", exc_info=built.failure)
+        failure = built.failure
+        if isinstance(failure, PlatformError):  # its message says all there is
+            log.error("the service ends after a failure", problem=failure.message, error_code=failure.code)
+        else:
+            log.error("the service ends after a failure", exc_info=failure)
         return 1
     log.info("ended in order")
     return 0

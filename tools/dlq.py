@@ -108,7 +108,7 @@ def list_letters(
                 _say(f"there are more: --after {page.after}")
         else:
             _say("no letters")
-        return DONE if page.letters else NOTHING
+        return DONE
 
     _run(work)
 

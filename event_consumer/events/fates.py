@@ -46,6 +46,9 @@ class Fates:
         """What to set aside; tell ``settle`` which of them were new."""
         refused_from = [TopicPartition(letter.topic, letter.partition or 0) for letter in placed.refused]
         self._from = [*batch.dead_from, *refused_from, *(_origin(item.message) for item in clashing)]
+        if len(self.letters) > 1:  # as they lie in their logs, so that a replay keeps each user's order
+            pairs = sorted(zip(self._from, self.letters, strict=True), key=_place_in_log)
+            self._from, self.letters = [partition for partition, _ in pairs], [letter for _, letter in pairs]
         self._is_new: Sequence[bool] = [False] * len(self.letters)
         self.duplicates = Counter([_origin(item.message) for item in self._same])
         self.dead: Counter[TopicPartition] = Counter()
@@ -99,6 +102,11 @@ class Fates:
                 break
             found.setdefault(_origin(item.message), item.row.received_at)
         return found
+
+
+def _place_in_log(pair: tuple[TopicPartition, DeadLetter]) -> tuple[TopicPartition, int]:
+    partition, letter = pair
+    return partition, 0 if letter.on_topic else letter.offset or 0
 
 
 def _origin(message: Message) -> TopicPartition:

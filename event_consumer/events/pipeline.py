@@ -22,7 +22,7 @@ from event_consumer.runner import LANES, Runner
 from event_consumer.settings import ConsumerSettings
 from event_consumer.tracing import BatchTracer
 from event_core.clock import monotonic, utc_now
-from event_core.errors import BrokerUnavailable, DeadLetterFlood, PlatformError
+from event_core.errors import BrokerUnavailable, DeadLetterFlood, LogGap, PlatformError
 from event_core.kafka.consumer import KafkaSource
 from event_core.kafka.topics import connected, ensure_topics, platform_topics
 from event_core.main import Built
@@ -45,19 +45,25 @@ class EventsPipeline:
         self._settings = settings
         self._metrics = metrics
         self._source: KafkaSource | None = None
+        self._halted: PlatformError | None = None
         self._problem: PlatformError = BrokerUnavailable("the connection to Kafka is being made")
         self._progress = Progress(utc_now)
         metrics.registry.register(self._progress)
 
     async def ping(self) -> None:
-        """Raises where the group has not been joined, a broker does not answer, or something must be decided by somebody."""
+        """Raises where the group has not been joined, or a broker does not answer."""
         if self._source is None:
             raise self._problem
-        for partition, gap in self._progress.gaps.items():
-            raise BrokerUnavailable(
-                f"{partition} is not read on: {gap.explanation}; decide with python -m tools.offsets"
-            )
         await self._source.ping()
+
+    def check(self) -> None:
+        """Raises PlatformError where nothing is read on, or not everything, until somebody decides."""
+        if self._halted is not None:
+            raise self._halted
+        if gaps := self._progress.gaps:
+            partition, gap = next(iter(gaps.items()))
+            more = f" (and {len(gaps) - 1} more)" if len(gaps) > 1 else ""
+            raise LogGap(f"{partition}{more} is not read on: {gap.explanation}; decide with python -m tools.offsets")
 
     async def run(self, store: PostgresStore, tracing: Tracing, stop: asyncio.Event) -> None:
         """Runs until ``stop`` is set."""
@@ -77,8 +83,11 @@ class EventsPipeline:
         try:
             await self._runner(source, store, tracing).run(stop)
         except DeadLetterFlood as error:
-            self._problem = error
-            log.error("nothing more is read: mend the cause and restart the consumer", problem=error.message)
+            self._problem = self._halted = DeadLetterFlood(
+                f"nothing more is read: {error.message}. Mend the cause and restart the consumer; where the messages really are"
+                " bad, restart it with CONSUMER_BREAKER_SHARE=1, which sets them aside"
+            )
+            log.error(self._halted.message)
             self._metrics.halted.set(1)
         finally:
             self._source = None
@@ -116,6 +125,19 @@ class EventsPipeline:
         self._problem = BrokerUnavailable(problem)
 
 
+class Reading:
+    """Whether the pipeline reads on, as a health check."""
+
+    name = "reading"
+
+    def __init__(self, pipeline: EventsPipeline) -> None:
+        self._pipeline = pipeline
+
+    async def ping(self) -> None:
+        """Raises PlatformError where somebody must decide."""
+        self._pipeline.check()
+
+
 def build(settings: ConsumerSettings) -> Built:
     """The service, ready to be served."""
     metrics = Metrics()
@@ -143,16 +165,19 @@ def build(settings: ConsumerSettings) -> Built:
             stack.push_async_callback(asyncio.to_thread, tracing.shutdown)
             await stack.enter_async_context(opened(writers))
             await stack.enter_async_context(opened(others))
-            async with asyncio.TaskGroup() as together:  # a fault of one ends them all, and the process with them
-                for beside in (upkeep, relay, gauges):
-                    together.create_task(beside.run(stop))
-                together.create_task(pipeline.run(store, tracing, stop))
+            try:
+                async with asyncio.TaskGroup() as together:  # a fault of one ends them all, and the process with them
+                    for beside in (upkeep, relay, gauges):
+                        together.create_task(beside.run(stop))
+                    together.create_task(pipeline.run(store, tracing, stop))
+            except ExceptionGroup as faults:
+                raise faults.exceptions[0] from None
 
     built.app = create_app(
         settings.service_name,
         Deps(
             run,
-            [pipeline, PostgresPing(writers)],
+            [pipeline, Reading(pipeline), PostgresPing(writers)],
             metrics,
             on_failure=built.fail,
             routers=[dead_letter_router(Desk(others, settings), settings.admin_api_key)],

@@ -81,8 +81,9 @@ async def _replayed(connection: AnyConnection, letters: Sequence[DeadLetter]) ->
 
 
 def _columns(letters: Sequence[DeadLetter], chosen: dict[UUID, int]) -> Iterable[list[Any]]:
-    """The columns of the chosen letters, in the order of their ids: whoever adds the same ones waits instead of deadlocking."""
-    rows = [(dead_letter_id, *_row(letters[index])) for dead_letter_id, index in sorted(chosen.items())]
+    """The columns of the chosen letters and their places, in the order of their ids: whoever adds the same ones waits instead of
+    deadlocking."""
+    rows = [(dead_letter_id, *_row(letters[index]), index) for dead_letter_id, index in sorted(chosen.items())]
     return map(list, zip(*rows, strict=True))
 
 

@@ -67,7 +67,7 @@ def topics(platform: Platform) -> None:
 
 
 def test_letters_are_listed_and_shown_to_people_and_to_programs(platform: Platform) -> None:
-    assert dlq(platform, "list").returncode == 3
+    assert dlq(platform, "list").returncode == 0
     [one] = put(platform, given_up(b'{"a":"\x1b[31m"}', topic=platform.topic, offset=7, reason="invalid_event"))
     put(platform, *[given_up(topic=platform.topic) for _ in range(4)])
 

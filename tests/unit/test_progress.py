@@ -73,7 +73,7 @@ def test_an_assignment_forgets_what_is_no_longer_ours_and_keeps_the_times_of_the
     scraped = Scraped()
     scraped.progress.take({P0: 0, P1: 0}, {P0: 10, P1: 10})
     scraped.progress.store(P0, 4, ms(START))
-    scraped.progress.stuck(P1, Gap(GapKind.EXPIRED, "why"))
+    scraped.progress.stuck(P1, Gap(GapKind.EXPIRED, "why"), 2)
     scraped.wait(10)
     scraped.progress.take({P0: 4}, {P0: 20})
     assert scraped.lag(P0) == (16, 10.0)
@@ -92,10 +92,31 @@ def test_a_gap_is_told_by_its_kind_until_it_is_closed(kind: GapKind) -> None:
 
     scraped.progress.take({P0: 3}, {P0: 10})
     assert set(told().values()) == {0.0}
-    scraped.progress.stuck(P0, Gap(kind, "why"))
+    scraped.progress.stuck(P0, Gap(kind, "why"), 3)
     scraped.progress.take({P0: 3}, {P0: 10})  # looked at again: still so until the contrary is found
     assert told() == {**dict.fromkeys(GapKind, 0.0), kind: 1.0}
     assert scraped.progress.gaps[P0].explanation == "why"
     scraped.progress.unstuck(P0)
     scraped.progress.unstuck(P0)
     assert set(told().values()) == {0.0}
+
+
+def test_what_comes_after_a_quiet_time_has_waited_since_it_came() -> None:
+    scraped = Scraped()
+    scraped.progress.take({P0: 10}, {P0: 10})
+    scraped.progress.store(P0, 10, ms(START))
+    scraped.wait(3600)
+    assert scraped.lag() == (0, 0.0)
+    scraped.progress.hear({P0: 11})
+    scraped.wait(5)
+    scraped.progress.hear({P0: 12})
+    assert scraped.lag() == (2, 5.0)
+
+
+def test_of_a_log_that_is_not_the_one_that_was_read_everything_waits() -> None:
+    scraped = Scraped()
+    scraped.progress.take({P0: 4594}, {P0: 40})
+    scraped.progress.store(P0, 4594, ms(START))
+    scraped.progress.stuck(P0, Gap(GapKind.BEYOND_END, "why"), 0)
+    scraped.wait(60)
+    assert scraped.lag() == (40, 60.0)
