@@ -230,15 +230,22 @@ class Runner(Generic[Row]):
             lane.position({})
 
     async def _look_at_gaps(self) -> None:
-        """Where somebody has decided about a partition that stands still, everything is positioned anew."""
+        """Where somebody has decided about a partition that stands still, or its log has changed, all are positioned anew."""
         self._gaps_seen_at = self._monotonic()
-        stuck = Logs(self._logs.cluster_id, {partition: self._logs.of[partition] for partition in self._progress.gaps})
+        stuck = {partition: self._positions[partition] for partition in self._progress.gaps}
         try:
-            found = await self._store.positions(stuck)
-        except DatabaseUnavailable:
+            logs = await self._source.logs(stuck)
+            found = await self._store.positions(logs)
+        except (BrokerUnavailable, DatabaseUnavailable):
             return  # the next look tells
-        if any(self._positions[partition] != position for partition, position in found.items()):
-            self._generation = NOT_POSITIONED
+        self._progress.hear({partition: log.end for partition, log in logs.of.items()})
+        for partition, position in found.items():
+            kind = self._progress.gaps[partition].kind
+            now = check(position, logs.of[partition], logs.cluster_id)
+            # That a log was made anew its bounds do not tell: it stands until the offset is another.
+            same = kind is GapKind.RECREATED if now is None else now.kind is kind
+            if position != stuck[partition] or not same:
+                self._generation = NOT_POSITIONED
 
     def _hold(self, partition: TopicPartition, gap: Gap) -> None:
         known = gap.kind is GapKind.EXPIRED  # of another log nothing was read
