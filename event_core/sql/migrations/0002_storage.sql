@@ -1,4 +1,7 @@
 -- Partitioned events, the ledger that keeps their ids distinct, rollups fed by the consumer, and dead letters with a fate.
+--
+-- Names are compared byte by byte (collate "C"): the rules of a language compare slowly, and text that somebody chose to that end for
+-- minutes (strcoll of 256 rare characters), while an index's page is locked; and they change with the operating system.
 
 -- --- events: a partition a day; what no partition takes lies in events_default until one is made for it
 
@@ -10,17 +13,17 @@ alter index public.events_user_id_timestamp_idx rename to events_0001_user_id_ti
 
 create table public.events (
     event_id      uuid        not null,
-    user_id       text        not null,
-    event_name    text        not null,
+    user_id       text collate "C" not null,
+    event_name    text collate "C" not null,
     metadata      jsonb       not null default '{}',
     "timestamp"   timestamptz not null,
     processed_at  timestamptz not null default now(),
     received_at   timestamptz not null,
-    tenant_id     text        not null default 'default',
+    tenant_id     text collate "C" not null default 'default',
     context       jsonb       not null default '{}',
-    experiment_id text,
-    variant       text,
-    source        text,
+    experiment_id text collate "C",
+    variant       text collate "C",
+    source        text collate "C",
     primary key ("timestamp", event_id)
 ) partition by range ("timestamp");
 comment on table public.events is 'Every event once, as sent; a partition a day (UTC). Look one up by its id through event_ids, which has its time.';
@@ -56,8 +59,8 @@ comment on column public.event_ids.ingested_on is 'The day (UTC) it was stored.'
 
 create table public.event_counts_15m (
     bucket     timestamptz not null,
-    tenant_id  text        not null,
-    event_name text        not null,
+    tenant_id  text collate "C" not null,
+    event_name text collate "C" not null,
     slot       integer     not null,
     events     bigint      not null,
     primary key (bucket, tenant_id, event_name, slot)
@@ -70,9 +73,9 @@ comment on column public.event_counts_15m.slot is 'Who counted: a slot of consum
 comment on column public.event_counts_15m.events is 'How many events were stored.';
 
 create table public.user_days (
-    tenant_id text    not null,
+    tenant_id text collate "C" not null,
     month     date    not null,
-    user_id   text    not null,
+    user_id   text collate "C" not null,
     days      integer not null,
     primary key (tenant_id, month, user_id)
 ) with (fillfactor = 80);
@@ -83,8 +86,8 @@ comment on column public.user_days.user_id is 'The user.';
 comment on column public.user_days.days is 'Bit 0 is the 1st of the month, bit 30 the 31st.';
 
 create table public.first_seen (
-    tenant_id     text        not null,
-    user_id       text        not null,
+    tenant_id     text collate "C" not null,
+    user_id       text collate "C" not null,
     first_seen_at timestamptz not null,
     primary key (tenant_id, user_id)
 ) with (fillfactor = 80);
@@ -120,7 +123,7 @@ comment on column public.rollup_epoch.epoch is 'How often that was.';
 insert into public.rollup_epoch (epoch) values (1);
 
 create table public.tenant_intake (
-    tenant_id    text    not null,
+    tenant_id    text collate "C" not null,
     day          date    not null,
     slot         integer not null,
     stored       bigint  not null default 0,
@@ -164,12 +167,14 @@ comment on column public.consumer_offsets.skipped is 'Offsets without a record o
 -- --- dead letters: also those of the door, and what became of each
 
 alter table public.dead_letters
+    alter column topic type text collate "C",
+    alter column reason type text collate "C",
     alter column partition drop not null,
     alter column "offset" drop not null,
-    add column source text not null default 'event_consumer',
+    add column source text collate "C" not null default 'event_consumer',
     add column stage text not null default 'VALUE_CONVERTER',
     add column event_id uuid,
-    add column tenant_id text,
+    add column tenant_id text collate "C",
     add column stub boolean not null default false,
     add column state text not null default 'open' check (state in ('open', 'replayed', 'resolved', 'discarded')),
     add column state_at timestamptz not null default now(),
