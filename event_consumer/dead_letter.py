@@ -10,12 +10,13 @@ import base64
 import contextlib
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import orjson
 
+from event_core.clock import from_milliseconds
 from event_core.dead_letters import (
     HEADER_DEAD_LETTER_ID,
     HEADER_RETRY_COUNT,
@@ -96,7 +97,7 @@ def dead_letter(message: Message, error: UndecodableMessage) -> DeadLetter:
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
-        message_at=_time(message.timestamp),
+        message_at=from_milliseconds(message.timestamp),
         key=message.key,
         value=message.value,
         headers=headers_text(headers),
@@ -119,7 +120,7 @@ def letter_on_topic(message: Message) -> DeadLetter:
             topic=message.topic,
             partition=message.partition,
             offset=message.offset,
-            message_at=_time(message.timestamp),
+            message_at=from_milliseconds(message.timestamp),
             key=message.key,
             value=message.value,
             headers=headers_text(message.headers),
@@ -193,13 +194,6 @@ def _head(stub: bytes | None) -> bytes:
 
 
 # --- columns
-
-
-def _time(milliseconds: int) -> datetime | None:
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds >= 0 else None
-    except (OverflowError, ValueError, OSError):
-        return None  # a broken clock of some producer is no reason to lose the letter
 
 
 def headers_text(headers: OriginalHeaders) -> str:

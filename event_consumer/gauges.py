@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from event_core.clock import Clock, Monotonic, monotonic, utc_now
 from event_core.sqlfiles import load_sql
+from event_core.stopping import sleep, until_stopped
 from event_core.telemetry import get_logger
 from event_core.topics import TopicPartition
 
@@ -102,30 +103,20 @@ class Gauges(Collector):
 
     async def run(self, stop: asyncio.Event) -> None:
         """Asks until ``stop`` is set. An outage is waited out."""
-        stopping = asyncio.create_task(stop.wait())
         away = False
-        try:
-            while not stop.is_set():
-                began = self._now()
-                asking = asyncio.create_task(self.ask())
-                await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not asking.done():
-                    asking.cancel()
-                    await asyncio.wait(
-                        {asking}, timeout=GIVE_UP_SECONDS
-                    )  # a frozen server answers no cancellation either
-                    return
-                try:
-                    asking.result()
-                    away = False
-                except (OSError, TimeoutError, *DATABASE_ERRORS) as error:
-                    if not away:
-                        log.warning("the gauges stand still: PostgreSQL does not answer", problem=repr(error))
-                    away = True
-                rest = self._interval if away else max(self._interval, REST * (self._now() - began))
-                await asyncio.wait({stopping}, timeout=rest)
-        finally:
-            stopping.cancel()
+        while not stop.is_set():
+            began = self._now()
+            asking = await until_stopped(self.ask(), stop, give_up=GIVE_UP_SECONDS)
+            if asking is None:
+                return
+            try:
+                asking.result()
+                away = False
+            except (OSError, TimeoutError, *DATABASE_ERRORS) as error:
+                if not away:
+                    log.warning("the gauges stand still: PostgreSQL does not answer", problem=repr(error))
+                away = True
+            await sleep(self._interval if away else max(self._interval, REST * (self._now() - began)), stop)
 
     async def ask(self) -> None:
         """Asks once.

@@ -16,8 +16,9 @@ from event_consumer.metrics import Metrics
 from event_consumer.store import FenceLost, Store, Written
 from event_consumer.tracing import BatchTracer
 from event_consumer.verdict import sqlstate_class
-from event_core.clock import Monotonic, sleep
+from event_core.clock import Monotonic
 from event_core.errors import DatabaseUnavailable
+from event_core.stopping import sleep
 from event_core.telemetry import get_logger
 from event_core.topics import TopicPartition
 

@@ -23,9 +23,10 @@ from event_consumer.metrics import Metrics
 from event_consumer.progress import Progress
 from event_consumer.store import FenceLost, Store, Written
 from event_consumer.tracing import BatchTracer
-from event_core.clock import Clock, Monotonic, sleep
+from event_core.clock import Clock, Monotonic
 from event_core.errors import BrokerUnavailable, DatabaseUnavailable, DeadLetterFlood
 from event_core.source import Logs, Message, Polled, Source
+from event_core.stopping import sleep
 from event_core.telemetry import get_logger
 from event_core.topics import TopicPartition
 

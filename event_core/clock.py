@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,13 +22,6 @@ def utc_now() -> datetime:
 def rfc3339(moment: datetime) -> str:
     """``moment`` (aware) as RFC 3339 in UTC with a ``Z``: ``2026-01-31T12:00:00.000001Z``."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-async def sleep(seconds: float, stop: asyncio.Event) -> None:
-    """Sleeps, but not beyond ``stop``."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
 
 
 def from_milliseconds(milliseconds: int) -> datetime | None:

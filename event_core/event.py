@@ -7,7 +7,6 @@ from typing import Annotated, Any, NotRequired
 from uuid import UUID
 
 from annotated_types import MaxLen, MinLen
-from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 MAX_NAME = 256
@@ -27,12 +26,9 @@ LATEST = datetime.max.replace(tzinfo=UTC)
 Name = Annotated[str, MinLen(1), MaxLen(MAX_NAME)]
 
 
-@with_config(ConfigDict(extra="ignore"))
 class Event(TypedDict):
-    """One event. Times are aware UTC datetimes with microseconds; ``metadata`` and ``context`` are JSON objects.
-
-    ``extra="ignore"`` is what lets an old reader take a newer writer's message.
-    """
+    """One event. Times are aware UTC datetimes with microseconds; ``metadata`` and ``context`` are JSON objects. Readers have
+    ``codec.Decoded``."""
 
     event_id: UUID
     tenant_id: Name

@@ -16,6 +16,8 @@ from event_core.migrations import known_revisions
 from event_core.settings import PostgresSettings, mask
 
 CLOSE_SECONDS = 3.0
+CONNECTION_ERRORS = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What is wrong with a connection, not with a statement."""
 IDLE_IN_TRANSACTION_SECONDS = 60
 """A process that hangs, or was stopped, within a transaction holds locks that all others wait for: the server ends it then."""
 

@@ -6,6 +6,7 @@ from event_consumer.events.days import Partition
 from event_core.postgres import Connection
 from event_core.sqlfiles import load_sql
 
+TENANTS = load_sql("event_consumer.events.maintenance", "tenants")
 LIST_PARTITIONS = load_sql("event_consumer.events.maintenance", "list_partitions")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from event_consumer.events.placing import columns
+from event_consumer.database import columns
 from event_consumer.events.rollups import Additions
 from event_core.postgres import Connection
 from event_core.sqlfiles import load_sql

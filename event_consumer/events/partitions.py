@@ -21,9 +21,10 @@ from event_consumer.events.retention import Retention
 from event_consumer.settings import ConsumerSettings
 from event_core.clock import Clock, utc_now
 from event_core.errors import PlatformError
-from event_core.postgres import Connection, check_schema
+from event_core.postgres import CONNECTION_ERRORS, Connection, check_schema
 from event_core.retention import oldest_kept
 from event_core.sqlfiles import load_sql
+from event_core.stopping import sleep, until_stopped
 from event_core.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -52,7 +53,6 @@ DELETE_GONE_ROWS = load_sql(_SQL, "delete_gone_rows")
 DELETE_MOVED_ROWS = load_sql(_SQL, "delete_moved_rows")
 ATTACH_PARTITION = load_sql(_SQL, "attach_partition")
 
-_CONNECTION_ERRORS = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _OUT_OF_REACH = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
 
 
@@ -87,25 +87,16 @@ class Maintenance:
     async def run(self, stop: asyncio.Event) -> None:
         """A turn at once and then every ``interval`` seconds, until ``stop``. Never raises because of the database: the consumer
         stores what it can without any upkeep."""
-        stopping = asyncio.ensure_future(stop.wait())
-        try:
-            while not stop.is_set():
-                turn = asyncio.ensure_future(self._turn())
-                await asyncio.wait({turn, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not turn.done():
-                    turn.cancel()
-                    # Bounded: with a frozen server not even a cancelled statement returns.
-                    await asyncio.wait({turn}, timeout=GIVE_UP_SECONDS)
-                    return
-                pause = self._interval if turn.result() else min(self._interval, RETRY_SECONDS)
-                await asyncio.wait({stopping}, timeout=pause)
-        finally:
-            stopping.cancel()
+        while not stop.is_set():
+            turn = await until_stopped(self._turn(), stop, give_up=GIVE_UP_SECONDS)
+            if turn is None:
+                return
+            await sleep(self._interval if turn.result() else min(self._interval, RETRY_SECONDS), stop)
 
     async def _turn(self) -> bool:
         try:
             return await self.once()
-        except (*_CONNECTION_ERRORS, asyncpg.PostgresError, PlatformError) as error:
+        except (*CONNECTION_ERRORS, asyncpg.PostgresError, PlatformError) as error:
             log.warning("upkeep of the partitions failed and is tried again", problem=repr(error))
         except Exception as error:
             # A fault of ours. Events are stored without upkeep too, so the consumer goes on; the log and last_success tell.

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import asyncpg
 
+from event_consumer.database import columns, verdict_on
 from event_consumer.dead_letter import dead_letter
 from event_consumer.events.fates import EventItem, Placed
 from event_consumer.events.rows import COLUMNS
-from event_consumer.verdict import Verdict, judge
+from event_consumer.verdict import Verdict
 from event_core.errors import DeadLetterFlood, UndecodableMessage
 from event_core.postgres import Connection
 from event_core.sqlfiles import load_sql
 
 ADMIT_EVENTS = load_sql("event_consumer.events.sql", "admit_events")
-FIND_CONFLICTS = load_sql("event_consumer.events.sql", "find_conflicts")
+FIND_CONFLICTS = load_sql(
+    "event_consumer.events.sql", "find_conflicts", sent_time=load_sql("event_consumer.events.sql", "sent_time")
+)
 
 FLOOD = 100
 """As many refused rows, where they are most of their batch, are our fault."""
@@ -64,7 +67,7 @@ class Placer:
             if attempt < self._retries:
                 return [(items, attempt + 1)]
             reason = "overdue" if verdict is Verdict.SLOW else "refused_by_store"
-            self._refuse(items[0], f"{sqlstate_of(error)[0] or 'encoding'}: {error}", reason)
+            self._refuse(items[0], f"{getattr(error, 'sqlstate', None) or 'encoding'}: {error}", reason)
             return []
         self._placed.fresh.extend(fresh)
         self._placed.known.extend(known)
@@ -124,23 +127,10 @@ async def conflicts(connection: Connection, known: Sequence[EventItem]) -> set[i
     return differ
 
 
-def columns(rows: Sequence[tuple[Any, ...]]) -> Iterable[list[Any]]:
-    """``rows`` (at least one) by column."""
-    return map(list, zip(*rows, strict=True))
-
-
-def sqlstate_of(error: BaseException) -> tuple[str | None, str | None]:
-    """(SQLSTATE, the constraint's name) of a database's error, else (None, None)."""
-    if isinstance(error, asyncpg.PostgresError):
-        return error.sqlstate, getattr(error, "constraint_name", None)
-    return None, None
-
-
-def _verdict(error: Exception) -> Verdict:
-    if isinstance(error, ValueError):  # asyncpg could not encode a value
-        return Verdict.DATA
-    sqlstate, constraint = sqlstate_of(error)
-    return judge(sqlstate, constraint=constraint)
+def _verdict(error: asyncpg.PostgresError | ValueError) -> Verdict:
+    return (
+        verdict_on(error) if isinstance(error, asyncpg.PostgresError) else Verdict.DATA
+    )  # asyncpg could not encode a value
 
 
 def _guilty(error: BaseException, items: Sequence[EventItem], copied: Sequence[EventItem]) -> int | None:

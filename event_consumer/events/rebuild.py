@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
+from event_consumer.events.catalogue import TENANTS
 from event_consumer.events.days import bit_of, end_of, month_of, start_of
 from event_consumer.events.locks import ROLLUP_LOCK
 from event_core.postgres import Connection
@@ -29,9 +30,9 @@ REBUILD_FIRST_SEEN = load_sql(_SQL, "rebuild_first_seen")
 COMPARE_COUNTS = load_sql(_SQL, "compare_counts")
 DELETE_COUNTS = load_sql(_SQL, "delete_counts")
 INSERT_COUNTS = load_sql(_SQL, "insert_counts")
-COMPARE_USER_DAYS = load_sql(_SQL, "compare_user_days")
-CLEAR_WRONG_DAYS = load_sql(_SQL, "clear_wrong_days")
-DELETE_EMPTY_DAYS = load_sql(_SQL, "delete_empty_days")
+COMPARE_USER_DAYS = load_sql(_SQL, "compare_user_days", tenants=TENANTS)
+CLEAR_WRONG_DAYS = load_sql(_SQL, "clear_wrong_days", tenants=TENANTS)
+DELETE_EMPTY_DAYS = load_sql(_SQL, "delete_empty_days", tenants=TENANTS)
 INSERT_USER_DAYS = load_sql(_SQL, "insert_user_days")
 MOVE_FIRST_SEEN = load_sql(_SQL, "move_first_seen")
 BUMP_EPOCH = load_sql(_SQL, "bump_epoch")

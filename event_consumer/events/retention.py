@@ -10,7 +10,7 @@ from datetime import date, timedelta
 
 import asyncpg
 
-from event_consumer.events.catalogue import limit_lock_waits, list_partitions
+from event_consumer.events.catalogue import TENANTS, limit_lock_waits, list_partitions
 from event_consumer.events.days import Partition, bit_of, end_of, month_of, partition_of, start_of
 from event_consumer.events.locks import ROLLUP_LOCK
 from event_core.postgres import Connection
@@ -31,8 +31,8 @@ LOCK_ROLLUPS = load_sql(_SQL, "lock_rollups_alone")
 BUMP_EPOCH = load_sql(_SQL, "bump_epoch")
 BUMP_DAY = load_sql(_SQL, "bump_day")
 DELETE_COUNTS = load_sql(_SQL, "delete_counts")
-DELETE_LAST_DAYS = load_sql(_SQL, "delete_last_days")
-CLEAR_DAYS = load_sql(_SQL, "clear_days")
+DELETE_LAST_DAYS = load_sql(_SQL, "delete_last_days", tenants=TENANTS)
+CLEAR_DAYS = load_sql(_SQL, "clear_days", tenants=TENANTS)
 LOCK_EVENTS = load_sql(_SQL, "lock_events_alone")
 DROP_PARTITION = load_sql(_SQL, "drop_partition")
 DELETE_SOME_EVENTS = load_sql(_SQL, "delete_some_events")

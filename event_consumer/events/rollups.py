@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
 from typing import NamedTuple
 
+from event_consumer.events.days import bit_of
 from event_consumer.events.rows import EventRow
 from event_core.instants import DAY, EPOCH, SECOND
 
@@ -97,7 +98,7 @@ def additions(rows: Sequence[EventRow], known: Known) -> Additions:
     for (day, user), at in unknown.items():
         on = _date(day)
         key = (user[0], on.replace(day=1), user[1])
-        user_days[key] = user_days.get(key, 0) | 1 << on.day - 1
+        user_days[key] = user_days.get(key, 0) | bit_of(on)
         earliest = first_seen.get(user)
         if earliest is None or at < earliest:
             first_seen[user] = at

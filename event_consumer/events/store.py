@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 
 import asyncpg
 
 from event_consumer.batch import Batch
+from event_consumer.database import borrowed
 from event_consumer.events.fates import Fates, Placed
 from event_consumer.events.feeding import add, count_tenants
 from event_consumer.events.locks import ROLLUP_LOCK
-from event_consumer.events.placing import Placer, conflicts, sqlstate_of
+from event_consumer.events.placing import Placer, conflicts
 from event_consumer.events.rollups import Additions, Known, additions
 from event_consumer.events.rows import EventRow
 from event_consumer.gaps import Position, mark
 from event_consumer.letters.shelf import resolve, set_aside
 from event_consumer.store import FenceLost, Written
-from event_consumer.verdict import Verdict, judge
 from event_core.clock import from_milliseconds
 from event_core.instants import from_micros
-from event_core.postgres import Connection, check_schema, unavailable
+from event_core.postgres import Connection, check_schema
 from event_core.settings import PostgresSettings
 from event_core.source import Logs
 from event_core.sqlfiles import load_sql
@@ -31,8 +30,6 @@ ADVANCE_OFFSETS = load_sql("event_consumer.events.sql", "advance_offsets")
 COUNT_OFFSETS = load_sql("event_consumer.events.sql", "count_offsets")
 ADD_OFFSETS = load_sql("event_consumer.events.sql", "add_offsets")
 READ_OFFSETS = load_sql("event_consumer.events.sql", "read_offsets")
-
-_CONNECTION_ERRORS = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class _Fenced(Exception):
@@ -63,7 +60,7 @@ class PostgresStore:
         wanted = sorted(logs.of)
         names = ([p.topic for p in wanted], [p.partition for p in wanted])
         begins = [logs.of[p].begin for p in wanted]
-        async with self._connection() as connection:
+        async with borrowed(self._pool, self._settings) as connection:
             await check_schema(connection)
             await connection.execute(ADD_OFFSETS, self._group, *names, begins, logs.cluster_id)
             rows = await connection.fetch(READ_OFFSETS, self._group, *names)
@@ -71,7 +68,7 @@ class PostgresStore:
 
     async def write(self, batch: Batch[EventRow], expected: Mapping[TopicPartition, int]) -> Written | FenceLost:
         try:
-            async with self._connection() as connection, connection.transaction():
+            async with borrowed(self._pool, self._settings) as connection, connection.transaction():
                 await connection.execute(LOCK_ROLLUPS, ROLLUP_LOCK)
                 # The fence comes first: it locks the offsets' rows, so a second consumer waits here, not in vain.
                 slot, epoch = await self._advance(connection, batch, expected)
@@ -148,27 +145,3 @@ class PostgresStore:
             [batch.offsets[p] - expected[p] - batch.messages[p] for p in partitions],
             [received.get(p) for p in partitions],
         )
-
-    @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncGenerator[Connection]:
-        """A connection; what goes wrong with it becomes DatabaseUnavailable where waiting mends it."""
-        try:
-            async with self._pool.acquire() as connection:
-                yield connection
-        except asyncpg.PostgresError as error:
-            sqlstate, constraint = sqlstate_of(error)
-            if judge(sqlstate, constraint=constraint) in (Verdict.WAIT, Verdict.SLOW):
-                raise unavailable(_reason(error), self._settings) from error
-            raise
-        except _CONNECTION_ERRORS as error:
-            raise unavailable(_reason(error), self._settings) from error
-
-
-def _reason(error: BaseException) -> BaseException:
-    """What the server said first, where it did: the client's own words for a connection that it closed say nothing of why."""
-    reason, hidden = error, error.__cause__ or error.__context__
-    while hidden is not None:
-        if isinstance(hidden, asyncpg.PostgresError) and judge(hidden.sqlstate) is Verdict.WAIT:
-            reason = hidden
-        hidden = hidden.__cause__ or hidden.__context__
-    return reason

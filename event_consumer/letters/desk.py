@@ -12,22 +12,22 @@ from uuid import UUID
 import asyncpg
 from pydantic import BaseModel, Field
 
+from event_consumer.database import borrowed
 from event_consumer.dead_letter import headers_of
-from event_consumer.letters.database import borrowed
 from event_consumer.letters.door import Door
 from event_consumer.letters.errors import BadSelection, NoSuchLetter
 from event_consumer.letters.outbox import Outbox
 from event_consumer.letters.plan import ReplayOptions
 from event_consumer.letters.replay import Outcome, Progress, Replayer, Walk
-from event_consumer.letters.selection import ANY_STATE, Cursor, Selection
+from event_consumer.letters.selection import ANY_STATE, SELECTED, Cursor, Selection
 from event_consumer.settings import ConsumerSettings
 from event_core.dead_letters import storable_text
 from event_core.errors import Unavailable
 from event_core.postgres import check_schema
 from event_core.sqlfiles import load_sql
 
-LIST_LETTERS = load_sql("event_consumer.letters.sql", "list_letters")
-COUNT_LETTERS = load_sql("event_consumer.letters.sql", "count_letters")
+LIST_LETTERS = load_sql("event_consumer.letters.sql", "list_letters", selected=SELECTED)
+COUNT_LETTERS = load_sql("event_consumer.letters.sql", "count_letters", selected=SELECTED)
 FIND_STATES = load_sql("event_consumer.letters.sql", "find_states")
 SHOW_LETTER = load_sql("event_consumer.letters.sql", "show_letter")
 DISCARD_LETTERS = load_sql("event_consumer.letters.sql", "discard_letters")

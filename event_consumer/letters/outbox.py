@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from event_consumer.letters.outgoing import Outgoing
 from event_core.errors import BrokerUnavailable, RecordsRefused
@@ -13,6 +14,8 @@ from event_core.settings import KafkaSettings
 from event_core.topics import partition_for
 
 OPEN_SECONDS = 20.0
+BATCH_SECONDS = 25.0
+"""Longest wait for a whole batch: its letters are locked meanwhile."""
 SEND_SECONDS = 10.0
 """Longest wait for one acknowledgement; the client library has no bound of its own."""
 CLOSE_SECONDS = 3.0
@@ -47,6 +50,16 @@ class Outbox:
         except (BrokerUnavailable, TimeoutError) as error:
             await self.leave()
             raise _away(error, f"the partitions of topic {topic} are unknown") from error
+
+    @contextlib.asynccontextmanager
+    async def in_time(self, messages: int) -> AsyncGenerator[None]:
+        """Around the sending of ``messages``: raises BrokerUnavailable, and leaves the producer, after BATCH_SECONDS."""
+        try:
+            async with asyncio.timeout(BATCH_SECONDS):
+                yield
+        except TimeoutError:
+            await self.leave()
+            raise BrokerUnavailable(f"Kafka did not take {messages} messages within {BATCH_SECONDS:g} s") from None
 
     async def send(self, batch: Sequence[Outgoing]) -> Mapping[int, str]:
         """Sends ``batch``, of each partition in its order. Returns once everything is acknowledged or refused: by the place

@@ -14,17 +14,18 @@ from uuid import UUID
 
 import asyncpg
 
+from event_consumer.database import borrowed
 from event_consumer.dead_letter import headers_of
-from event_consumer.letters.database import borrowed
 from event_consumer.letters.outbox import Outbox
 from event_consumer.letters.outgoing import Outgoing
 from event_consumer.settings import ConsumerSettings
-from event_core.clock import Monotonic, monotonic, sleep
+from event_core.clock import Monotonic, monotonic
 from event_core.codec import Record
 from event_core.dead_letters import MAX_DEAD_LETTER_BYTES, dead_letter_record
-from event_core.errors import BrokerUnavailable, Unavailable
+from event_core.errors import Unavailable
 from event_core.postgres import check_schema
 from event_core.sqlfiles import load_sql
+from event_core.stopping import sleep
 from event_core.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -35,8 +36,6 @@ MARK_RELAYED = load_sql("event_consumer.letters.sql", "mark_relayed")
 
 BATCH_LETTERS: Final = 100
 BATCH_BYTES: Final = 4 << 20
-BATCH_SECONDS: Final = 25.0
-"""Longest that a batch is locked for Kafka's sake."""
 IDLE_SECONDS: Final = 1.0
 """How long it waits where nothing is to be done."""
 LONGEST_BACKOFF_SECONDS: Final = 10.0
@@ -118,7 +117,8 @@ class Relay:
             rows = await connection.fetch(FIND_UNRELAYED, BATCH_LETTERS, BATCH_BYTES, list(self._skipped))
             if not rows:
                 return 0
-            refused = await self._send_in_time(rows)
+            async with self._outbox.in_time(len(rows)):
+                refused = await self._send(rows)
             done = [row["dead_letter_id"] for place, row in enumerate(rows) if place not in refused]
             await connection.execute(MARK_RELAYED, done)
         for place, why in refused.items():
@@ -132,14 +132,6 @@ class Relay:
         async with borrowed(self._pool, self._settings) as connection:
             await check_schema(connection)
             return bool(await connection.fetchval(ANY_UNRELAYED, list(self._skipped)))
-
-    async def _send_in_time(self, rows: Sequence[asyncpg.Record]) -> Mapping[int, str]:
-        try:
-            async with asyncio.timeout(BATCH_SECONDS):
-                return await self._send(rows)
-        except TimeoutError:
-            await self._outbox.leave()
-            raise BrokerUnavailable(f"Kafka did not take {len(rows)} letters within {BATCH_SECONDS:g} s") from None
 
     async def _send(self, rows: Sequence[asyncpg.Record]) -> Mapping[int, str]:
         """By place, why the topic takes a letter in no form."""

@@ -16,21 +16,21 @@ from uuid import UUID
 
 import asyncpg
 
+from event_consumer.database import borrowed
 from event_consumer.dead_letter import headers_of
-from event_consumer.letters.database import borrowed
 from event_consumer.letters.door import Door
 from event_consumer.letters.errors import CannotReplay
 from event_consumer.letters.outbox import Outbox
 from event_consumer.letters.plan import Letter, ReplayOptions, ToDoor, ToTopic, plan, was_record
-from event_consumer.letters.selection import Cursor, Selection
+from event_consumer.letters.selection import SELECTED, Cursor, Selection
 from event_core.clock import utc_now
 from event_core.dead_letters import storable_text
-from event_core.errors import BrokerUnavailable, Unavailable
+from event_core.errors import Unavailable
 from event_core.postgres import Connection, check_schema
 from event_core.settings import PostgresSettings
 from event_core.sqlfiles import load_sql
 
-NEXT_LETTERS = load_sql("event_consumer.letters.sql", "next_letters")
+NEXT_LETTERS = load_sql("event_consumer.letters.sql", "next_letters", selected=SELECTED)
 LOCK_LETTERS = load_sql("event_consumer.letters.sql", "lock_letters")
 MARK_REPLAYED = load_sql("event_consumer.letters.sql", "mark_replayed")
 MARK_ACCEPTED = load_sql("event_consumer.letters.sql", "mark_accepted")
@@ -39,8 +39,6 @@ NOW = load_sql("event_consumer.letters.sql", "now")
 
 BATCH_LETTERS: Final = 100
 BATCH_BYTES: Final = 8 << 20
-BATCH_SECONDS: Final = 25.0
-"""Longest that a batch is locked for Kafka's sake."""
 BUSY_TRIES: Final = 3
 BUSY_SECONDS: Final = 0.5
 BUSY_LETTERS: Final = 8
@@ -237,12 +235,8 @@ class Replayer:
         if not plans or self._options.dry_run:
             self._outcome.sent.update(found.outgoing.topic for found in plans)
             return
-        try:
-            async with asyncio.timeout(BATCH_SECONDS):
-                refused = await self._outbox.send([found.outgoing for found in plans])
-        except TimeoutError:
-            await self._outbox.leave()
-            raise BrokerUnavailable(f"Kafka did not take {len(plans)} messages within {BATCH_SECONDS:g} s") from None
+        async with self._outbox.in_time(len(plans)):
+            refused = await self._outbox.send([found.outgoing for found in plans])
         sent = [found for place, found in enumerate(plans) if place not in refused]
         await connection.execute(MARK_REPLAYED, [found.letter.dead_letter_id for found in sent], self._note)
         self._outcome.sent.update(found.outgoing.topic for found in sent)

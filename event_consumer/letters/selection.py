@@ -11,7 +11,10 @@ from uuid import UUID
 from event_consumer.letters.errors import BadSelection
 from event_core.clock import rfc3339
 from event_core.dead_letters import as_uuid, storable_text
+from event_core.sqlfiles import load_sql
 
+SELECTED: Final = load_sql("event_consumer.letters.sql", "selected")
+"""The condition that ``Selection.parameters`` fill in."""
 STATES: Final = ("open", "replayed", "resolved", "discarded")
 ANY_STATE: Final = "any"
 
@@ -48,7 +51,7 @@ class Selection:
         return any(getattr(self, field.name) is not None for field in fields(self) if field.name != "state")
 
     def parameters(self) -> tuple[Any, ...]:
-        """In the order of the statements: $1 … $9."""
+        """In the order of SELECTED: $1 … $9."""
         return (
             None if self.state == ANY_STATE else self.state,
             list(self.ids) if self.ids is not None else None,

@@ -10,6 +10,7 @@ from uuid import UUID, uuid5
 import asyncpg
 from uuid_utils.compat import uuid7
 
+from event_consumer.database import columns
 from event_consumer.dead_letter import DeadLetter
 from event_core.postgres import Connection
 from event_core.sqlfiles import load_sql
@@ -84,7 +85,7 @@ def _columns(letters: Sequence[DeadLetter], chosen: dict[UUID, int]) -> Iterable
     """The columns of the chosen letters and their places, in the order of their ids: whoever adds the same ones waits instead of
     deadlocking."""
     rows = [(dead_letter_id, *_row(letters[index]), index) for dead_letter_id, index in sorted(chosen.items())]
-    return map(list, zip(*rows, strict=True))
+    return columns(rows)
 
 
 def _row(letter: DeadLetter) -> tuple[Any, ...]:

@@ -1,10 +1,6 @@
 -- One day ($2, a bit) of all users of a month.
 with recursive tenants as (
-    (select tenant_id from public.user_days order by tenant_id limit 1)
-    union all
-    select (select known.tenant_id from public.user_days as known
-            where known.tenant_id > tenants.tenant_id order by known.tenant_id limit 1)
-    from tenants where tenants.tenant_id is not null
+    {tenants}
 )
 update public.user_days as known set days = known.days & ~$2::int
 from tenants

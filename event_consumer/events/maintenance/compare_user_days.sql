@@ -1,10 +1,6 @@
 -- Users whose month says that they had events on this day ($2, a bit) and who had none; and the other way round.
 with recursive tenants as (
-    (select tenant_id from public.user_days order by tenant_id limit 1)
-    union all
-    select (select known.tenant_id from public.user_days as known
-            where known.tenant_id > tenants.tenant_id order by known.tenant_id limit 1)
-    from tenants where tenants.tenant_id is not null
+    {tenants}
 ), known as (
     select user_days.tenant_id, user_days.user_id from public.user_days join tenants using (tenant_id)
     where month = $1::text::date and days & $2::int <> 0

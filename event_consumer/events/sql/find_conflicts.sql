@@ -1,13 +1,7 @@
 -- The places (from 1) of events that differ from what is stored under their id, in what the client sent: not in when it came,
--- nor in what the platform noted. A time that the server gave for want of one is none, and one that was corrected is the original.
--- Of an event that retention has dropped only the time is known: another time that the client gave is a difference.
+-- nor in what the platform noted. Of an event that retention has dropped only the time is known: another time that the client gave is a difference.
 with offered as (
-    select *,
-        case when "timestamp" = received_at then null
-             else coalesce(
-                 context #>> '{_platform,original_timestamp}',
-                 replace(to_char("timestamp" at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
-             ) end as sent_time
+    select *, {sent_time} as sent_time
     from unnest(
         $1::uuid[], $2::text[], $3::text[], $4::jsonb[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::jsonb[],
         $9::text[], $10::text[], $11::text[]
@@ -19,12 +13,7 @@ select offered.place::int
 from offered
 join public.event_ids as known using (event_id)
 left join lateral (
-    select *,
-        case when "timestamp" = received_at then null
-             else coalesce(
-                 context #>> '{_platform,original_timestamp}',
-                 replace(to_char("timestamp" at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000Z', 'Z')
-             ) end as sent_time
+    select *, {sent_time} as sent_time
     from public.events
     where "timestamp" = known.event_time and event_id = offered.event_id
     limit 1
