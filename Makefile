@@ -5,6 +5,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STACK_PY := $(PY) -m tools.stack
 PYTEST := $(PY) -m pytest
+COMPOSE := docker compose -f docker/docker-compose.yml
+SERVICES := event_core ingestion_service event_consumer analytics_service
 # Which stack: compose | local | auto. `make up` is local unless this says otherwise; `make run` decides by itself.
 export STACK
 # Options of single targets: given on the command line, never taken from the environment.
@@ -17,15 +19,19 @@ ARGS =
 UV_COMPILE := $(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 EXTRAS := ingestion consumer analytics migrate
 
-.PHONY: help setup venv up down logs status restart clean doctor run migrate spool dlq offsets rebuild-rollups bench \
-	test test-unit test-integration test-e2e test-compose test-exhaustive check format lock schema-docs api-docs
+.PHONY: help setup build venv up dev down logs status restart clean doctor run sales migrate spool dlq offsets rebuild-rollups \
+	docker-build docker-run docker-logs docker-stop \
+	test test-unit test-integration test-e2e test-compose test-exhaustive test-coverage bench \
+	check lint format proto lock schema-docs api-docs
 
 help: ## List the targets
 	@echo "make TARGET [STACK=compose|local|auto]"
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install what is missing: Python packages, Java, Maven, PostgreSQL, Kafka's jars
+setup: ## Install what is missing: Python packages, Java, Maven, PostgreSQL, Kafka's and MongoDB's jars
 	@tools/setup.sh
+
+build: setup proto ## Install what is missing, and generate the Protobuf module
 
 venv:
 	@tools/setup.sh venv
@@ -35,8 +41,14 @@ venv:
 run: venv ## Bring the platform up, send 300 events, show that they are counted (EVENTS=, USERS=)
 	@$(PY) -m tools.run --events $(EVENTS) --users $(USERS) $(ARGS)
 
-up: setup ## Start Kafka, Postgres and the three services; wait until they are ready
+sales: venv ## Send sales to the sales' topic (ARGS=--help: how many, duplicates, bad messages)
+	@$(PY) tools/send_sales.py $(ARGS)
+
+up: setup ## Start Kafka, Postgres, MongoDB and the services; wait until they are ready
 	@$(STACK_PY) up $(ARGS)
+
+dev: setup ## Start only Kafka, Postgres and MongoDB, for services that you run yourself
+	@$(STACK_PY) up --servers-only $(ARGS)
 
 down: venv ## Stop everything; no process is left, the data is kept
 	@$(STACK_PY) down
@@ -74,15 +86,29 @@ dlq: venv ## Dead letters: look, mend, send again, give up (ARGS='list', 'show â
 offsets: venv ## Where the consumer reads on, and deciding it anew (ARGS='show' or 'reset â€¦'; ARGS=--help)
 	@$(PY) -m tools.offsets $(ARGS)
 
+# --- the platform in Docker Compose, by itself (`make up STACK=compose` is all of it in one)
+
+docker-build: ## Build the services' images
+	@$(COMPOSE) build $(ARGS)
+
+docker-run: ## Start everything in containers; wait until it is healthy
+	@$(COMPOSE) up --detach --wait $(ARGS)
+
+docker-logs: ## Show the ends of the containers' logs (P=sales: only one; F=1: go on)
+	@$(COMPOSE) logs --tail 100 $(if $(F),--follow) $(ARGS) $(P)
+
+docker-stop: ## Stop the containers; they and the data are kept
+	@$(COMPOSE) stop $(ARGS)
+
 # --- tests and checks
 
-test: setup ## Run every test, on real Kafka and Postgres
+test: setup ## Run every test, on real Kafka, Postgres and MongoDB
 	@$(PYTEST) $(ARGS)
 
-test-unit: venv ## Run the tests that need neither Kafka nor Postgres
+test-unit: venv ## Run the tests that need no server and no Docker
 	@$(PYTEST) tests/unit tests/contract -m "not integration" $(ARGS)
 
-test-integration: setup ## Run the tests of single parts on real Kafka and Postgres
+test-integration: setup ## Run the tests of single parts on real Kafka, Postgres and MongoDB
 	@$(PYTEST) tests/contract tests/integration tests/migration $(ARGS)
 
 test-e2e: setup ## Run the tests of the whole platform, where things are killed
@@ -94,10 +120,15 @@ test-compose: venv ## Run the test of docker/docker-compose.yml
 test-exhaustive: setup ## Run the long form of the fault tests
 	@$(PYTEST) -m exhaustive $(ARGS)
 
+test-coverage: setup ## Run every test, and show the lines of the services that none ran in its own process
+	@COVERAGE_FILE=.local/coverage $(PYTEST) $(SERVICES:%=--cov=%) --cov-report=term-missing:skip-covered $(ARGS)
+
 bench: setup ## Measure events per second, per CPU-second, and latency beside a naive baseline
 	@$(PY) -m tests.benchmarks $(ARGS)
 
-check: venv ## Format, lint, types and import rules: what CI runs before the tests
+check: lint ## The same as lint: what CI runs before the tests
+
+lint: venv ## Check format, code, types and import rules
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
@@ -106,6 +137,9 @@ check: venv ## Format, lint, types and import rules: what CI runs before the tes
 format: venv ## Format the code, and repair what the linter can
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
+
+proto: venv ## Write the Protobuf module of proto/sales_event.proto anew
+	@$(PY) -m grpc_tools.protoc --proto_path=proto --python_out=event_consumer/sales --pyi_out=event_consumer/sales sales_event.proto
 
 schema-docs: setup ## Write docs/schema.md anew from the migrated database of DATABASE_URL
 	@$(PY) -m tools.migrate && $(PY) -m tools.migrate.describe

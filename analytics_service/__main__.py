@@ -6,7 +6,7 @@ from analytics_service.app import Deps, create_app
 from analytics_service.metrics import Metrics
 from analytics_service.settings import AnalyticsSettings
 from analytics_service.store import PostgresStore, open_reader
-from event_core.main import Built, run_service
+from event_core.main import Built, Service, run_service
 from event_core.postgres import PostgresPing, opened
 from event_core.telemetry import Tracing
 
@@ -27,4 +27,4 @@ def build(settings: AnalyticsSettings) -> Built:
 
 
 if __name__ == "__main__":
-    run_service("analytics_service", "Answer questions about the stored events.", AnalyticsSettings, build)
+    run_service("analytics_service", "Answer questions about the stored events.", Service(AnalyticsSettings, build))

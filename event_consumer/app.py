@@ -1,4 +1,4 @@
-"""The map of the event consumer: the pipeline's loop beside the operational routes, in the order they open and close."""
+"""The map of a pipeline's service: the loop beside the operational routes, in the order they open and close."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 from event_consumer import __version__
+from event_consumer.admin import STATUSES as ADMIN_STATUSES
 from event_consumer.letters.errors import STATUSES as LETTER_STATUSES
 from event_consumer.metrics import Metrics
 from event_core.errors import PlatformError, Unavailable
@@ -37,6 +38,8 @@ class Deps:
     on_failure: Callable[[BaseException], None]
     routers: list[APIRouter] = field(default_factory=list)
     """Routes beside the operational ones."""
+    title: str = "Event consumer"
+    summary: str = "Events from Kafka into Postgres, each once."
 
 
 def create_app(service_name: str, deps: Deps) -> ASGIApp:
@@ -66,12 +69,12 @@ def create_app(service_name: str, deps: Deps) -> ASGIApp:
                 await asyncio.wait({running}, timeout=2)
 
     app = FastAPI(
-        title="Event consumer",
-        summary="Events from Kafka into Postgres, each once.",
+        title=deps.title,
+        summary=deps.summary,
         version=__version__,
         lifespan=lifespan,
     )
-    statuses: dict[type[PlatformError], int] = {Unavailable: 503, **LETTER_STATUSES}
+    statuses: dict[type[PlatformError], int] = {Unavailable: 503, **ADMIN_STATUSES, **LETTER_STATUSES}
     install_error_handlers(app, statuses)
     app.include_router(health_router(Health(service_name, __version__, deps.pings), deps.metrics.registry))
     for router in deps.routers:

@@ -29,7 +29,8 @@ class Batch(Generic[Row]):
         self._max_age = max_age
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._began = 0.0
+        self.began = 0.0
+        """When its first message was added, in the seconds that ``add`` is told."""
         self.items: list[Item[Row]] = []
         self.dead: list[DeadLetter] = []
         self.dead_from: list[TopicPartition] = []
@@ -62,7 +63,7 @@ class Batch(Generic[Row]):
     ) -> None:
         """``messages`` (at least one) of one partition in its order, and what was made of them; ``now`` in seconds."""
         if not len(self):
-            self._began = now
+            self.began = now
         self.items += items
         self.dead += dead
         self.dead_from += [partition] * len(dead)
@@ -76,13 +77,13 @@ class Batch(Generic[Row]):
 
     def is_ready(self, now: float) -> bool:
         """Full, or its first message has waited long enough."""
-        return bool(len(self)) and (not self.room or now - self._began >= self._max_age)
+        return bool(len(self)) and (not self.room or now - self.began >= self._max_age)
 
     def wait(self, now: float, longest: float) -> float:
         """Seconds until it is ready by age, at most ``longest``; ``longest`` while it is empty."""
         if not len(self):
             return longest
-        return min(longest, max(0.0, self._max_age - (now - self._began)))
+        return min(longest, max(0.0, self._max_age - (now - self.began)))
 
     def empty(self) -> Batch[Row]:
         """A new batch with the same limits."""

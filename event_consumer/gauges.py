@@ -40,9 +40,10 @@ REASONS = frozenset(
     """
     ambiguous_data ambiguous_form bad_attribute bad_attribute_name bad_base64 bad_compression bad_header bad_length
     bad_timestamp batch_metadata_too_large batch_too_large body_timeout body_too_large conflict duplicate_attribute
-    empty_batch empty_body event_too_large invalid_event malformed_body missing_field not_a_batch not_a_dead_letter
-    not_an_object not_json overdue refused_by_broker refused_by_store reserved_field too_deep too_large too_old too_wide
-    unknown_value unstorable_value unsupported_content_encoding unsupported_media_type unsupported_specversion wrong_type
+    empty_batch empty_body event_too_large invalid_event invalid_sale malformed_body missing_field not_a_batch
+    not_a_dead_letter not_an_object not_json not_protobuf overdue refused_by_broker refused_by_store reserved_field
+    too_deep too_large too_old too_wide unknown_value unstorable_value unsupported_content_encoding
+    unsupported_media_type unsupported_specversion wrong_type
     """.split()
 )
 """Why the platform sets events aside. What others write onto the dead letters' topic may say anything: that is ``other``."""

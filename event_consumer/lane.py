@@ -15,9 +15,8 @@ from event_consumer.batch import Batch
 from event_consumer.metrics import Metrics
 from event_consumer.store import FenceLost, Store, Written
 from event_consumer.tracing import BatchTracer
-from event_consumer.verdict import sqlstate_class
 from event_core.clock import Monotonic
-from event_core.errors import DatabaseUnavailable
+from event_core.errors import Unavailable
 from event_core.stopping import sleep
 from event_core.telemetry import get_logger
 from event_core.topics import TopicPartition
@@ -101,16 +100,16 @@ class Lane(Generic[Row]):
                 with self._tracer.writing(batch):
                     outcome = await self._store.write(batch, expected)
                 return Settled(batch, outcome, self._monotonic() - began)
-            except DatabaseUnavailable as error:
+            except Unavailable as error:
                 if self.stop.is_set():
                     log.warning("ended during an outage; the batch will be read again", records=len(batch))
                     return Settled(batch, None, 0.0)
                 backoff = await wait_out(error, backoff, self._metrics, self.stop)
 
 
-async def wait_out(error: DatabaseUnavailable, backoff: float, metrics: Metrics, stop: asyncio.Event) -> float:
+async def wait_out(error: Unavailable, backoff: float, metrics: Metrics, stop: asyncio.Event) -> float:
     """Waits ``backoff`` seconds, about, but not beyond a stop; returns the next wait."""
-    metrics.waits.labels(sqlstate_class(error.sqlstate)).inc()
-    log.warning("PostgreSQL is away; waiting for it", problem=error.message, seconds=round(backoff, 2))
+    metrics.wait(error)
+    log.warning("the store is away; waiting for it", problem=error.message, seconds=round(backoff, 2))
     await sleep(backoff * random.uniform(0.7, 1.3), stop)  # noqa: S311  # jitter, no secret
     return min(LONGEST_BACKOFF_SECONDS, backoff * 2)

@@ -1,13 +1,22 @@
-"""Every metric of the event consumer, declared once. Counted per batch, never per event."""
+"""What every pipeline counts, declared once. Counted per batch, never per event."""
 
 from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from event_consumer.verdict import CLASSES
+from event_consumer.batch import Batch
+from event_consumer.store import Written
+from event_consumer.verdict import CLASSES, sqlstate_class
+from event_core.errors import DatabaseUnavailable, Unavailable
+from event_core.telemetry import get_logger
+
+log = get_logger(__name__)
 
 
 class Metrics:
@@ -51,7 +60,7 @@ class Metrics:
         )
         self.waits = Counter(
             "consumer_database_waits_total",
-            "Times that PostgreSQL was waited for, by the class of the SQLSTATE; none: the connection failed.",
+            "Times that the store was waited for, by the class of the SQLSTATE; none: the connection failed, or it is not SQL.",
             ["sqlstate_class"],
             registry=registry,
         )
@@ -67,3 +76,29 @@ class Metrics:
             "1 while nothing is read because so many messages are bad that the fault must be ours.",
             registry=registry,
         )
+
+    def wait(self, error: Unavailable) -> None:
+        """Counts that the store is waited for because of ``error``."""
+        self.waits.labels(sqlstate_class(error.sqlstate if isinstance(error, DatabaseUnavailable) else None)).inc()
+
+    def settle(self, batch: Batch[Any], written: Written, seconds: float, now: datetime) -> None:
+        """Counts a batch whose write took ``seconds``, as of ``now``."""
+        self.stored.inc(written.stored)
+        self.duplicates.inc(written.duplicates)
+        for letter in written.dead:
+            # What comes from the dead letters' topic has its reason from whoever wrote it there: no closed set.
+            self.dead_letters.labels("on_topic" if letter.on_topic else letter.reason).inc()
+            (log.debug if letter.on_topic else log.warning)(
+                "a message was set aside",
+                topic=letter.topic,
+                partition=letter.partition,
+                offset=letter.offset,
+                reason=letter.reason,
+                problem=letter.error,
+            )
+        self.batch_records.observe(len(batch))
+        self.write_seconds.observe(seconds)
+        if written.oldest is not None:
+            self.age_seconds.observe(max(0.0, (now - written.oldest).total_seconds()))
+        if batch.oldest_ms is not None:
+            self.record_age_seconds.observe(max(0.0, now.timestamp() - batch.oldest_ms / 1000))

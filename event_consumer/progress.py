@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import GaugeMetricFamily
@@ -23,6 +24,13 @@ class Progress(Collector):
         self._gaps: dict[TopicPartition, Gap] = {}
         self._behind_since: dict[TopicPartition, float] = {}
         """When the first record came that waits, where nothing waited before it; of what waited at the start it is not known."""
+        self._read: dict[TopicPartition, deque[tuple[int, float]]] = {}
+        """(offset, time) of the first of each bunch of records that was read and is not stored yet."""
+
+    @property
+    def stored(self) -> Mapping[TopicPartition, int]:
+        """The offset before which everything is stored, of every partition that is ours."""
+        return self._stored
 
     @property
     def gaps(self) -> Mapping[TopicPartition, Gap]:
@@ -34,7 +42,7 @@ class Progress(Collector):
         self._stored, self._ends = dict(stored), dict(ends)
         self._times = {partition: at for partition, at in self._times.items() if partition in stored}
         self._gaps = {partition: gap for partition, gap in self._gaps.items() if partition in stored}
-        self._behind_since = {}
+        self._behind_since, self._read = {}, {}
 
     def stuck(self, partition: TopicPartition, gap: Gap, unread_from: int) -> None:
         """``partition`` is not read on; what its log holds from ``unread_from`` on was never read."""
@@ -53,19 +61,34 @@ class Progress(Collector):
                 self._behind_since[partition] = self._clock().timestamp()
             self._ends[partition] = end
 
+    def read(self, partition: TopicPartition, offset: int, record_ms: int) -> None:
+        """Records from ``offset`` on, the first of ``record_ms`` (since 1970; negative: unknown), are in hand."""
+        if record_ms >= 0:
+            self._read.setdefault(partition, deque()).append((offset, record_ms / 1000))
+
     def store(self, partition: TopicPartition, offset: int, record_ms: int) -> None:
         """Everything before ``offset`` is stored; the record before it is of ``record_ms`` (since 1970; negative: unknown)."""
         self._stored[partition] = offset
+        waiting = self._read.get(partition, ())
+        while waiting and waiting[0][0] < offset:
+            waiting.popleft()
         if record_ms >= 0:
             self._times[partition] = record_ms / 1000
 
     def lag(self, partition: TopicPartition) -> tuple[int, float]:
-        """(records, seconds) behind. 0 seconds where nothing waits; else since the first waiting record came, or since the last
-        stored one where that is later or all that is known: the most that the oldest waiting one can be old."""
+        """(records, seconds) behind. 0 seconds where nothing waits; else the age of the oldest waiting record by its own time.
+        Where that is not read yet: since it came, or since the last stored one where that is later or all that is known, which is
+        the most that it can be old."""
         records = max(0, self._ends.get(partition, 0) - self._stored[partition])
+        if waiting := self._read.get(partition):
+            return max(1, records), max(0.0, self._clock().timestamp() - waiting[0][1])
         known = (self._times.get(partition), self._behind_since.get(partition))
         since = max((at for at in known if at is not None), default=None)
         return records, max(0.0, self._clock().timestamp() - since) if records and since is not None else 0.0
+
+    def lags(self) -> dict[TopicPartition, tuple[int, float]]:
+        """``lag`` of every partition that is ours."""
+        return {partition: self.lag(partition) for partition in self._stored}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         labels = ["topic", "partition"]
@@ -74,7 +97,7 @@ class Progress(Collector):
         )
         seconds = GaugeMetricFamily(
             "consumer_lag_seconds",
-            "For how long records have waited at most (since the first came, or the last was stored); 0 where none waits.",
+            "Age of the oldest record not stored yet (where it is not read yet: the most that it can be); 0 where none waits.",
             labels=labels,
         )
         stuck = GaugeMetricFamily(

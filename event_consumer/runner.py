@@ -24,7 +24,7 @@ from event_consumer.progress import Progress
 from event_consumer.store import FenceLost, Store, Written
 from event_consumer.tracing import BatchTracer
 from event_core.clock import Clock, Monotonic
-from event_core.errors import BrokerUnavailable, DatabaseUnavailable, DeadLetterFlood
+from event_core.errors import BrokerUnavailable, DeadLetterFlood, Unavailable
 from event_core.source import Logs, Message, Polled, Source
 from event_core.stopping import sleep
 from event_core.telemetry import get_logger
@@ -45,7 +45,7 @@ POLL_RECORDS = 500
 REVOKE_SECONDS = 5.0
 """How long a new assignment waits for batches that are being written under the old one."""
 TELL_SECONDS = 1.0
-"""How often Kafka is told the offsets, which only lag tools read."""
+"""How often Kafka is told the offsets."""
 GAP_SECONDS = 10.0
 """How often a partition that is not read on is looked at again."""
 NOT_POSITIONED = -1
@@ -190,7 +190,7 @@ class Runner(Generic[Row]):
         except BrokerUnavailable as error:
             await self._kafka_is_away(error)
             return
-        except DatabaseUnavailable as error:
+        except Unavailable as error:
             self._backoff = await wait_out(error, self._backoff, self._metrics, self._stop)
             return
         self._backoff = FIRST_BACKOFF_SECONDS
@@ -237,7 +237,7 @@ class Runner(Generic[Row]):
         try:
             logs = await self._source.logs(stuck)
             found = await self._store.positions(logs)
-        except (BrokerUnavailable, DatabaseUnavailable):
+        except Unavailable:
             return  # the next look tells
         self._progress.hear({partition: log.end for partition, log in logs.of.items()})
         for partition, position in found.items():
@@ -276,6 +276,7 @@ class Runner(Generic[Row]):
         if self._breaker.trips(len(messages), bad):
             why = dead[-1].error if dead else "unknown"
             raise DeadLetterFlood(f"{self._breaker.bad} of the last messages are bad, the last one because: {why}")
+        self._progress.read(partition, messages[0].offset, messages[0].timestamp)
         self._lane_of[partition].batch.add(partition, messages, items, dead, self._monotonic())
 
     # --- what was written
@@ -286,7 +287,7 @@ class Runner(Generic[Row]):
             for partition, offset in batch.offsets.items():
                 self._untold[partition] = offset
                 self._progress.store(partition, offset, batch.last[partition].timestamp)
-            self._count(batch, outcome, seconds)
+            self._metrics.settle(batch, outcome, seconds, self._clock())
             return
         if isinstance(outcome, FenceLost):
             self._metrics.fences.inc()
@@ -298,25 +299,3 @@ class Runner(Generic[Row]):
         told, self._untold, self._told_at = self._untold, {}, self._monotonic()
         if told:
             await self._source.commit(told)
-
-    def _count(self, batch: Batch[Row], written: Written, seconds: float) -> None:
-        metrics, now = self._metrics, self._clock()
-        metrics.stored.inc(written.stored)
-        metrics.duplicates.inc(written.duplicates)
-        for letter in written.dead:
-            # What comes from the dead letters' topic has its reason from whoever wrote it there: no closed set.
-            metrics.dead_letters.labels("on_topic" if letter.on_topic else letter.reason).inc()
-            (log.debug if letter.on_topic else log.warning)(
-                "a message was set aside",
-                topic=letter.topic,
-                partition=letter.partition,
-                offset=letter.offset,
-                reason=letter.reason,
-                problem=letter.error,
-            )
-        metrics.batch_records.observe(len(batch))
-        metrics.write_seconds.observe(seconds)
-        if written.oldest is not None:
-            metrics.age_seconds.observe(max(0.0, (now - written.oldest).total_seconds()))
-        if batch.oldest_ms is not None:
-            metrics.record_age_seconds.observe(max(0.0, now.timestamp() - batch.oldest_ms / 1000))

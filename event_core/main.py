@@ -7,7 +7,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -47,32 +47,37 @@ class Built:
         self.stop.set()
 
 
-def run_service(
-    name: str,
-    purpose: str,
-    settings_type: type[S],
-    build: Callable[[S], Built],
-    *,
-    pipelines: Sequence[str] = (),
-) -> None:
-    """Runs the command ``python -m name [PIPELINE]`` to its end; the first of ``pipelines`` is the default.
+class Service(Generic[S]):
+    """What a command runs: ``pipeline`` is its name where there are several."""
+
+    def __init__(self, settings: type[S], build: Callable[[S], Built], pipeline: str = "") -> None:
+        self.settings = settings
+        self.build = build
+        self.pipeline = pipeline
+
+
+def run_service(name: str, purpose: str, *services: Service[Any]) -> None:
+    """Runs the command ``python -m name`` to its end, or ``python -m name PIPELINE`` where there are several ``services``: then
+    the first is the default.
 
     Exit codes: 0 after an orderly end, 1 after a failure, 2 for wrong settings.
     """
-
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=purpose, epilog=_EPILOG)
     parser.add_argument(
         "--print-config", action="store_true", help="print each setting with where it comes from, and exit"
     )
-    if pipelines:
-        parser.add_argument("pipeline", nargs="?", choices=pipelines, default=pipelines[0], help="what to run")
+    by_name = {service.pipeline: service for service in services}
+    default = services[0].pipeline
+    if default:
+        parser.add_argument("pipeline", nargs="?", choices=by_name, default=default, help=f"what to run ({default})")
     arguments = parser.parse_args()
+    service = by_name[arguments.pipeline if default else ""]
     try:
-        settings = load(settings_type)
+        settings = load(service.settings)
         if arguments.print_config:
             _print_config(settings)
             return
-        sys.exit(uvloop.run(_serve(settings, build)))
+        sys.exit(uvloop.run(_serve(settings, service.build)))
     except ConfigurationError as error:
         print(f"{name}: {error.message}", file=sys.stderr)
         sys.exit(2)

@@ -38,7 +38,10 @@ PLATFORM_SETTINGS = frozenset(
     ADMIN_API_KEY INGESTION_URL
     ANALYTICS_PORT ANALYTICS_POOL_SIZE ANALYTICS_STATEMENT_TIMEOUT_SECONDS
     CONSUMER_PARTITION_DAYS_BACK CONSUMER_PARTITION_DAYS_AHEAD RETENTION_DAYS
+    SALES_PORT SALES_METRICS_PORT SALES_TOPIC SALES_TOPIC_PARTITIONS SALES_DLQ_TOPIC SALES_GROUP_ID
+    MONGODB_URL MONGODB_DATABASE MONGODB_COLLECTION MONGODB_TIMEOUT_SECONDS BATCH_SIZE FLUSH_INTERVAL MAX_RETRIES
     STACK KAFKA_PORT KAFKA_CONTROLLER_PORT POSTGRES_PORT POSTGRES_USER POSTGRES_PASSWORD POSTGRES_DB
+    MONGO_PORT MONGO_USER MONGO_PASSWORD MONGO_CONTAINER
     PROMETHEUS_PORT OTLP_GRPC_PORT OTLP_HTTP_PORT OTEL_HEALTH_PORT OTEL_DEBUG_VERBOSITY
     OTEL_TRACES_SAMPLER OTEL_TRACES_SAMPLER_ARG
     INGESTION_PORT_8001 INGESTION_PORT_8004 INGESTION_PORT_8000 KAFKA_CONTAINER POSTGRES_CONTAINER
@@ -46,7 +49,7 @@ PLATFORM_SETTINGS = frozenset(
 )
 OFF_WHEN_EMPTY = frozenset({"BUFFER_DIR"})
 """Set to nothing, such a setting turns something off; every other one counts as unset then."""
-OUR_PREFIXES = ("KAFKA_", "INGESTION_", "CONSUMER_", "ANALYTICS_", "DATABASE_")
+OUR_PREFIXES = ("KAFKA_", "INGESTION_", "CONSUMER_", "ANALYTICS_", "DATABASE_", "SALES_", "MONGODB_")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 lets the system choose (tests)."""
@@ -89,7 +92,7 @@ class ServiceSettings(BaseSettings):
     )
 
 
-class KafkaSettings(ServiceSettings):
+class BrokerSettings(ServiceSettings):
     """What every service that talks to Kafka reads."""
 
     kafka_bootstrap_servers: str = Field(
@@ -98,13 +101,18 @@ class KafkaSettings(ServiceSettings):
         description="Brokers, comma-separated (also KAFKA_SERVER; this name wins)",
     )
     kafka_client_id: str = Field("event-platform", description="Client id shown in the broker's logs")
+    kafka_replication_factor: int = Field(
+        1, ge=1, description="Replicas of topics that have to be made; 3 in a cluster"
+    )
+
+
+class KafkaSettings(BrokerSettings):
+    """The topics of the events."""
+
     kafka_topic: TopicName = Field("events", description="Topic of the events")
     kafka_product_topic: TopicName = Field("product_events", description="Topic of the events in the event_type form")
     kafka_topic_partitions: int = Field(
         6, ge=1, description="Partitions of both event topics where they have to be made"
-    )
-    kafka_replication_factor: int = Field(
-        1, ge=1, description="Replicas of topics that have to be made; 3 in a cluster"
     )
     dlq_topic: TopicName = Field("events-dlq", description="Topic of the dead letters")
 

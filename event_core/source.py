@@ -70,7 +70,14 @@ class Source(Protocol):
         """Reads ``partition`` from ``offset`` on; with None nothing of it, until the next ``seek`` with an offset."""
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Tells Kafka the next offsets, for lag tools only: nothing is read from there. Never raises for a failed commit."""
+        """Tells Kafka the next offsets. Never raises for a failed commit: a store that reads on from there reads some again."""
+
+    async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The next offsets that Kafka was told last, of those ``partitions`` that it was ever told.
+
+        Raises:
+            BrokerUnavailable: Kafka does not answer.
+        """
 
     async def logs(self, partitions: Iterable[TopicPartition]) -> Logs:
         """What the logs of ``partitions`` hold now, asked of Kafka within some seconds.
@@ -98,7 +105,7 @@ class MemorySource:
 
     def __init__(self, partitions: Iterable[TopicPartition], *, cluster_id: str = "memory") -> None:
         self.records: dict[TopicPartition, list[FakeMessage]] = {partition: [] for partition in partitions}
-        self.committed: dict[TopicPartition, int] = {}
+        self.told: dict[TopicPartition, int] = {}
         self.cluster_id = cluster_id
         self._begins = dict.fromkeys(self.records, 0)
         self._assignment = frozenset(self.records)
@@ -164,7 +171,11 @@ class MemorySource:
             self._positions[partition] = offset
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        self.committed.update(offsets)
+        self.told.update(offsets)
+
+    async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        await asyncio.sleep(0)
+        return {partition: self.told[partition] for partition in partitions if partition in self.told}
 
     async def logs(self, partitions: Iterable[TopicPartition]) -> Logs:
         await asyncio.sleep(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from event_core.health import Ping
-from event_core.main import Built, run_service
+from event_core.main import Built, Service, run_service
 from event_core.telemetry import Tracing
 from ingestion_service.app import Deps, create_app
 from ingestion_service.buffer import require_usable
@@ -26,4 +26,6 @@ def build(settings: IngestionSettings) -> Built:
 
 
 if __name__ == "__main__":
-    run_service("ingestion_service", "Take events over HTTP and publish them to Kafka.", IngestionSettings, build)
+    run_service(
+        "ingestion_service", "Take events over HTTP and publish them to Kafka.", Service(IngestionSettings, build)
+    )

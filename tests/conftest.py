@@ -14,7 +14,9 @@ from psycopg import sql
 
 from event_core.settings import PLATFORM_SETTINGS, ServiceSettings
 from tests.support.backend import Backend, open_backend
+from tests.support.mongo import Mongo, open_mongo
 from tests.support.process import Service
+from tests.support.selling import Sales, Server, open_sales
 from tools.migrate.__main__ import create_database, upgrade
 
 TEMPLATE = "platform_template"
@@ -58,6 +60,16 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
         yield servers
     finally:
         servers.close()
+
+
+@pytest.fixture(scope="session")
+def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongo]:
+    """A real MongoDB server. A test that kills it starts it again."""
+    server = open_mongo(tmp_path_factory.mktemp("mongo"))
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture
@@ -149,3 +161,14 @@ def platform(backend: Backend, database_url: str, tmp_path: Path) -> Iterator[Pl
     for service in sound:
         for sign in ("ends after a failure", "failed unexpectedly", "Traceback"):
             assert sign not in service.log.read_text(errors="replace"), f"{service.name}:\n{service.tail()}"
+
+
+@pytest.fixture
+def sales(backend: Backend, mongo: Server, tmp_path: Path) -> Iterator[Sales]:
+    """A sales pipeline that only this test uses."""
+    selling = open_sales(backend.kafka, mongo, tmp_path)
+    selling.make_topics()
+    try:
+        yield selling
+    finally:
+        selling.end()

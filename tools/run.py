@@ -29,6 +29,8 @@ class Addresses:
     ingestion: int
     analytics: int
     consumer: int
+    sales: int
+    sales_metrics: int
     prometheus: int | None = None
 
     def url(self, port: int, path: str) -> str:
@@ -40,10 +42,16 @@ def addresses(stack: str, config: StackConfig, compose: Compose) -> Addresses:
     """The addresses of the chosen stack."""
     if stack == "local":
         return Addresses(
-            config.reach, _sender_port(config.ingestion_ports), config.analytics_port, config.consumer_port
+            config.reach,
+            _sender_port(config.ingestion_ports),
+            config.analytics_port,
+            config.consumer_port,
+            config.sales_port,
+            config.sales_metrics_port,
         )
-    published = {name: compose.published(name) for name in ("ingestion", "analytics", "consumer", "prometheus")}
-    lacking = [name for name in ("ingestion", "analytics", "consumer") if not published[name]]
+    needed = ("ingestion", "analytics", "consumer", "sales")
+    published = {name: compose.published(name) for name in (*needed, "prometheus")}
+    lacking = [name for name in needed if not published[name]]
     if lacking:
         raise StackError(f"Docker Compose publishes no port of {', '.join(lacking)}.", "See docker/docker-compose.yml.")
     return Addresses(
@@ -51,6 +59,8 @@ def addresses(stack: str, config: StackConfig, compose: Compose) -> Addresses:
         _sender_port(published["ingestion"]),
         published["analytics"][0],
         published["consumer"][0],
+        published["sales"][0],
+        published["sales"][-1],
         next(iter(published["prometheus"]), None),
     )
 
@@ -134,7 +144,7 @@ def main(
     stack = cli.chosen(home, default="auto")
     if (
         stack == "local"
-        and subprocess.run(["tools/setup.sh", "system", "kafka"], cwd=REPOSITORY, check=False).returncode
+        and subprocess.run(["tools/setup.sh", "system", "kafka", "mongo"], cwd=REPOSITORY, check=False).returncode
     ):
         raise StackError("The local stack cannot be set up.", "See the line above.")
     cli.bring_up(home, stack, 90.0)
@@ -167,13 +177,13 @@ def main(
 
 def _show_next(where: Addresses, summary: Mapping[str, Any]) -> None:
     path = count_path(str(summary["from_ts"]), str(summary["to_ts"]))
-    services = {"ingestion": where.ingestion, "analytics": where.analytics, "consumer": where.consumer}
-    docs = (where.ingestion, where.analytics)
+    services = (where.ingestion, where.analytics, where.consumer, where.sales)
+    docs = (where.ingestion, where.analytics, where.sales)
     rows = {
         "count": f'curl "{where.url(where.analytics, path)}"',
         "docs": "  ".join(where.url(port, "/docs") for port in docs),
-        "health": "  ".join(where.url(port, "/health") for port in services.values()),
-        "metrics": "  ".join(where.url(port, "/metrics") for port in services.values()),
+        "health": "  ".join(where.url(port, "/health") for port in services),
+        "metrics": "  ".join(where.url(port, "/metrics") for port in (*services, where.sales_metrics)),
         "prometheus": where.url(where.prometheus, "") if where.prometheus else "",
         "logs": "make logs F=1",
         "stop": "make down (the data stays)",

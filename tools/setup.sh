@@ -1,9 +1,10 @@
 #!/bin/sh
-# Makes this clone ready to work in; quiet and quick when it is. Usage: tools/setup.sh [venv] [system] [kafka]
+# Makes this clone ready to work in; quiet and quick when it is. Usage: tools/setup.sh [venv] [system] [kafka] [mongo]
 #
 #   venv    .venv with the locked Python packages        (PYTHON=... chooses the interpreter)
 #   system  Java, Maven and PostgreSQL, and strace for the tests, through apt when root on Debian or Ubuntu
 #   kafka   Kafka's jars, through Maven
+#   mongo   the jars of a server that speaks MongoDB's protocol, through Maven, and our own classes for it, compiled
 #
 # Without arguments: everything, or with STACK=compose (in the environment or in .env) only the venv, as Docker brings
 # the rest.
@@ -125,23 +126,43 @@ setup_system() {
     [ -z "$missing" ] || install_packages "${missing#, }" $packages
 }
 
-# --- Kafka's jars ------------------------------------------------------------------------------------------------
+# --- jars --------------------------------------------------------------------------------------------------------
+
+# Fetches the jars of a pom ($2) into a new folder, whose path is then in $new. $1: whose they are.
+fetch_jars() {
+    have mvn || die "missing: Maven, which fetches $1 jars. Run: tools/setup.sh system"
+    say "fetching $1 jars"
+    mkdir -p .local/jars
+    new=$(mktemp -d .local/jars/new.XXXXXX)
+    log=$(mktemp)
+    JAVA_HOME=${JAVA_HOME:-$(dirname "$(dirname "$(readlink -f "$(find_java)")")")} \
+        mvn -B -q -ntp -f "$2" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$root/$new" >"$log" 2>&1 ||
+        { rm -rf "$new"; tail -n 20 "$log" >&2; die "Maven could not fetch $1 jars; its last lines are above."; }
+    rm -f "$log"
+    chmod 755 "$new"
+}
+
+# Gives the new folder its name: only a finished one has it.
+keep_jars() { mv "$new" "$1" 2>/dev/null || rm -rf "$new"; }    # another run may have been quicker
 
 setup_kafka() {
     pom=tools/stack/kafka/pom.xml
     jars=.local/jars/$(checksum "$pom" | cut -c1-12)
     [ -d "$jars" ] && return
-    have mvn || die "missing: Maven, which fetches Kafka's jars. Run: tools/setup.sh system"
-    say "fetching Kafka's jars"
-    mkdir -p .local/jars
-    new=$(mktemp -d .local/jars/new.XXXXXX)
-    log=$(mktemp)
-    JAVA_HOME=${JAVA_HOME:-$(dirname "$(dirname "$(readlink -f "$(find_java)")")")} \
-        mvn -B -q -ntp -f "$pom" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$root/$new" >"$log" 2>&1 ||
-        { rm -rf "$new"; tail -n 20 "$log" >&2; die "Maven could not fetch Kafka's jars; its last lines are above."; }
-    rm -f "$log"
-    chmod 755 "$new"
-    mv "$new" "$jars" 2>/dev/null || rm -rf "$new"    # another run may have been quicker
+    fetch_jars "Kafka's" "$pom"
+    keep_jars "$jars"
+}
+
+setup_mongo() {
+    # tools/stack/config.py finds the folder in the same way.
+    jars=.local/jars/$(export LC_ALL=C; cat tools/stack/mongo/*.java tools/stack/mongo/pom.xml | checksum - | cut -c1-12)
+    [ -d "$jars" ] && return
+    fetch_jars "the MongoDB server's" tools/stack/mongo/pom.xml
+    # The Java that runs it may be without a compiler; ECJ is one, and among the jars.
+    "$(find_java)" -cp "$new/*" org.eclipse.jdt.internal.compiler.batch.Main -17 -proc:none \
+        -cp "$(printf '%s:' "$new"/*.jar)" -d "$new" tools/stack/mongo/*.java ||
+        { rm -rf "$new"; die "the MongoDB server's classes could not be compiled; the compiler's lines are above."; }
+    keep_jars "$jars"
 }
 
 # --- Python ------------------------------------------------------------------------------------------------------
@@ -221,11 +242,11 @@ setup_venv() {
 if [ $# -eq 0 ]; then
     set -- venv
     [ -n "${STACK:-}" ] || STACK=$(sed -n 's/^STACK=//p' .env 2>/dev/null | tail -n 1)
-    [ "$STACK" = compose ] || set -- venv system kafka
+    [ "$STACK" = compose ] || set -- venv system kafka mongo
 fi
 for part in "$@"; do
     case $part in
-        venv | system | kafka) "setup_$part" ;;
-        *) die "no part is called '$part'; there are: venv system kafka" ;;
+        venv | system | kafka | mongo) "setup_$part" ;;
+        *) die "no part is called '$part'; there are: venv system kafka mongo" ;;
     esac
 done

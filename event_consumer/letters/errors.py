@@ -4,8 +4,6 @@ PlatformError
 ├── NoSuchLetter     no letter has that id
 ├── CannotReplay     what was asked cannot be done with these letters
 ├── BadSelection     the filters contradict each other, or none was given
-├── NoAdminKey       the service has no admin key, so these routes are closed
-├── WrongAdminKey    the request does not bear it
 └── Unavailable
     └── DoorUnavailable  the ingestion service does not answer, or what answers is not it
 """
@@ -29,14 +27,6 @@ class BadSelection(PlatformError):
     code: ClassVar[str] = "bad_selection"
 
 
-class NoAdminKey(PlatformError):
-    code: ClassVar[str] = "admin_key_unset"
-
-
-class WrongAdminKey(PlatformError):
-    code: ClassVar[str] = "unauthorized"
-
-
 class DoorUnavailable(Unavailable):
     code: ClassVar[str] = "ingestion_unavailable"
 
@@ -45,6 +35,4 @@ STATUSES: Final[dict[type[PlatformError], int]] = {
     NoSuchLetter: 404,
     CannotReplay: 409,
     BadSelection: 422,
-    NoAdminKey: 403,
-    WrongAdminKey: 401,
 }

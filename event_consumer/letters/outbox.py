@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from event_consumer.letters.outgoing import Outgoing
 from event_core.errors import BrokerUnavailable, RecordsRefused
 from event_core.kafka.producer import ProducerSession
-from event_core.settings import KafkaSettings
+from event_core.settings import BrokerSettings
 from event_core.topics import partition_for
 
 OPEN_SECONDS = 20.0
@@ -24,7 +24,7 @@ CLOSE_SECONDS = 3.0
 class Outbox:
     """Used by one task at a time."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
         self._session: ProducerSession | None = None
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, Request, Response, Security
-from fastapi.routing import APIRoute
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import APIRouter, Path, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
+from event_consumer.admin import Problems, Responses, admin_router
 from event_consumer.letters.desk import MOST_LISTED, Desk, Full, Summary, with_ids
-from event_consumer.letters.errors import BadSelection, NoAdminKey, WrongAdminKey
+from event_consumer.letters.errors import BadSelection
 from event_consumer.letters.mend import Mend
 from event_consumer.letters.plan import ReplayOptions
 from event_consumer.letters.replay import Outcome
 from event_consumer.letters.selection import Cursor, Selection, require_narrow
 from event_core.clock import utc_now
-from event_core.http import Problem, error_body
 
 WORK_SECONDS: Final = 20.0
 """How long one request replays or discards; then the reply says that more is left."""
@@ -32,21 +28,7 @@ MOST_IDS: Final = 1_000
 
 State = Literal["open", "replayed", "resolved", "discarded", "any"]
 
-
-class Problems(BaseModel):
-    """The platform's one shape of an error."""
-
-    error_code: str
-    error_message: str
-    timestamp: datetime
-    request_id: str
-    retryable: bool
-    details: dict[str, Any] | None = None
-
-
-_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    401: {"model": Problems, "description": "The request does not bear the admin key"},
-    403: {"model": Problems, "description": "ADMIN_API_KEY is not set: these routes are closed"},
+_ERRORS: Final[Responses] = {
     422: {"model": Problems, "description": "A wrong parameter"},
     503: {"model": Problems, "description": "PostgreSQL, Kafka or the ingestion service is away"},
 }
@@ -146,17 +128,7 @@ class Report(BaseModel):
 
 def dead_letter_router(desk: Desk, admin_api_key: SecretStr | None) -> APIRouter:
     """The routes under /dead-letters."""
-    documented = [
-        Security(APIKeyHeader(name="X-API-Key", scheme_name="X-API-Key", auto_error=False)),
-        Security(HTTPBearer(scheme_name="Bearer", auto_error=False)),
-    ]
-    router = APIRouter(
-        prefix="/dead-letters",
-        tags=["dead letters"],
-        route_class=_admin_route(admin_api_key),
-        dependencies=documented,
-        responses=_ERRORS,
-    )
+    router = admin_router(admin_api_key, prefix="/dead-letters", tag="dead letters", errors=_ERRORS)
 
     @router.get("", summary="Letters, the latest first; the open ones where no state is asked for")
     async def list_letters(query: Annotated[ListQuery, Query()]) -> LetterList:
@@ -210,40 +182,3 @@ def _report(outcome: Outcome, *, dry_run: bool) -> Report:
         complete=outcome.complete,
         problem=outcome.problem.message if outcome.problem else None,
     )
-
-
-# --- the key
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-def _admin_route(admin_api_key: SecretStr | None) -> type[APIRoute]:
-    """Asks for the key before anything of the request is read."""
-    expected = admin_api_key.get_secret_value().encode() if admin_api_key is not None else None
-
-    class AdminRoute(APIRoute):
-        def get_route_handler(self) -> Handler:
-            handle = super().get_route_handler()
-
-            async def guarded(request: Request) -> Response:
-                if expected is None:
-                    raise NoAdminKey(
-                        "these routes are closed: set ADMIN_API_KEY to at least 16 random characters and restart the consumer"
-                    )
-                if not hmac.compare_digest(_given(request), expected):
-                    error = WrongAdminKey("send the admin key as X-API-Key, or as Authorization: Bearer")
-                    body = error_body(Problem.of(error), request_id=request.state.request_id)
-                    return Response(body, 401, {"WWW-Authenticate": "Bearer"}, media_type="application/json")
-                return await handle(request)
-
-            return guarded
-
-    return AdminRoute
-
-
-def _given(request: Request) -> bytes:
-    key = request.headers.get("x-api-key")
-    if key is None:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        key = token.strip() if scheme.lower() == "bearer" else ""
-    return key.encode("latin-1")  # as Starlette decoded it

@@ -13,7 +13,7 @@ from event_core.errors import BrokerUnavailable, ClientBroken
 from event_core.kafka import METADATA_MAX_AGE_MS, REQUEST_TIMEOUT_MS
 from event_core.kafka.logs import logs_of, native
 from event_core.kafka.native import end, ended, hold_assigned, note_commits
-from event_core.settings import KafkaSettings
+from event_core.settings import BrokerSettings
 from event_core.source import Logs, Message, Polled
 from event_core.telemetry import get_logger
 from event_core.topics import TopicPartition
@@ -23,6 +23,7 @@ log = get_logger(__name__)
 CLOSE_SECONDS = 5.0
 """How long leaving a group may take; then the broker finds out by itself."""
 COMMIT_SECONDS = 2.0
+COMMITTED_SECONDS = 5.0
 REBALANCE_SECONDS = 1.0
 """How long a poll waits beyond its own time while partitions are dealt anew, which takes until every member has joined."""
 
@@ -30,7 +31,7 @@ REBALANCE_SECONDS = 1.0
 class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
     """A member of a consumer group."""
 
-    def __init__(self, settings: KafkaSettings, topics: Iterable[str], *, group: str, instance: str | None) -> None:
+    def __init__(self, settings: BrokerSettings, topics: Iterable[str], *, group: str, instance: str | None) -> None:
         self._topics = tuple(topics)
         self._generation = 0
         self._held: set[TopicPartition] = set()  # assigned, but not to be read: its offset is not known (yet)
@@ -54,7 +55,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     @classmethod
     async def open(
-        cls, settings: KafkaSettings, topics: Iterable[str], *, group: str, instance: str | None
+        cls, settings: BrokerSettings, topics: Iterable[str], *, group: str, instance: str | None
     ) -> KafkaSource:
         """Joins the group. Raises BrokerUnavailable."""
         source = cls(settings, topics, group=group, instance=instance)
@@ -167,6 +168,14 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 await self._consumer.commit({native(partition): offset for partition, offset in offsets.items()})
         except (CommitFailedError, IllegalStateError, KafkaError, OSError, TimeoutError) as error:
             log.debug("the offsets were not told to Kafka", error=repr(error))
+
+    async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        try:
+            async with asyncio.timeout(COMMITTED_SECONDS):  # aiokafka tries again without end
+                found = await self._consumer._coordinator.fetch_committed_offsets([native(p) for p in partitions])
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise BrokerUnavailable(f"Kafka does not tell the committed offsets: {error!r}") from error
+        return {TopicPartition(*each): told.offset for each, told in found.items() if told.offset >= 0}
 
     async def logs(self, partitions: Iterable[TopicPartition]) -> Logs:
         return await logs_of(self._consumer, partitions)

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 from event_core.errors import BrokerUnavailable
 from event_core.kafka import REQUEST_TIMEOUT_MS
 from event_core.kafka.native import cluster_id
-from event_core.settings import KafkaSettings
+from event_core.settings import BrokerSettings
 from event_core.source import Log, Logs, Message
 from event_core.topics import TopicPartition
 
@@ -56,7 +56,7 @@ class LogReader:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def opened(cls, settings: KafkaSettings) -> AsyncGenerator[LogReader]:
+    async def opened(cls, settings: BrokerSettings) -> AsyncGenerator[LogReader]:
         """Raises BrokerUnavailable where Kafka does not answer."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=settings.kafka_bootstrap_servers,

@@ -19,7 +19,7 @@ from event_core.codec import Record
 from event_core.errors import BrokerUnavailable, RecordsRefused
 from event_core.kafka import METADATA_MAX_AGE_MS, REQUEST_TIMEOUT_MS, Compression
 from event_core.kafka.native import end, ended
-from event_core.settings import KafkaSettings
+from event_core.settings import BrokerSettings
 
 MAX_BATCH_BYTES = 512 * 1024
 """Largest batch before compression: below the broker's default message.max.bytes (1 MiB), so that no batch is refused whole."""
@@ -44,7 +44,7 @@ class ProducerSession:
         self._producer = producer
 
     @classmethod
-    async def open(cls, settings: KafkaSettings, *, acks: str, compression: Compression) -> ProducerSession:
+    async def open(cls, settings: BrokerSettings, *, acks: str, compression: Compression) -> ProducerSession:
         """Raises BrokerUnavailable where no broker answers."""
         durable = acks == "all"
         producer = AIOKafkaProducer(

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 
 from event_core.errors import BrokerUnavailable
 from event_core.kafka import REQUEST_TIMEOUT_MS
-from event_core.settings import KafkaSettings
+from event_core.settings import BrokerSettings, KafkaSettings
 from event_core.telemetry import get_logger
 from event_core.topics import DLQ_MAX_MESSAGE_BYTES, TopicSpec
 
@@ -31,8 +31,13 @@ def platform_topics(settings: KafkaSettings) -> tuple[TopicSpec, ...]:
     return (
         TopicSpec(settings.kafka_topic, partitions, replicas),
         TopicSpec(settings.kafka_product_topic, partitions, replicas),
-        TopicSpec(settings.dlq_topic, 1, replicas, {"max.message.bytes": str(DLQ_MAX_MESSAGE_BYTES)}),
+        letters_topic(settings.dlq_topic, replicas),
     )
+
+
+def letters_topic(name: str, replicas: int) -> TopicSpec:
+    """A topic of dead letters."""
+    return TopicSpec(name, 1, replicas, {"max.message.bytes": str(DLQ_MAX_MESSAGE_BYTES)})
 
 
 async def connected(connect: Callable[[], Awaitable[T]], on_problem: Callable[[str], None]) -> T:
@@ -51,7 +56,7 @@ async def connected(connect: Callable[[], Awaitable[T]], on_problem: Callable[[s
     raise AssertionError("unreachable: there is no limit to the attempts")
 
 
-async def ensure_topics(settings: KafkaSettings, specs: Iterable[TopicSpec]) -> dict[str, int]:
+async def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> dict[str, int]:
     """Makes the topics that are missing; logs where one differs from what the platform wants, and leaves it.
 
     Returns the largest batch in bytes (max.message.bytes) that each takes; a topic whose limit Kafka does not tell is absent.

@@ -22,20 +22,22 @@ from rich.console import Console
 
 from event_core.clock import rfc3339
 from event_core.settings import ENV_FILE
-from tests.benchmarks import collect, consumer, ingestion, latency, machine, spool, steady
+from tests.benchmarks import collect, consumer, ingestion, latency, machine, sales, sales_topic, spool, steady
 from tests.benchmarks.generator import choose
 from tests.benchmarks.report import Results, print_report
 from tests.benchmarks.servers import DURABLE, PARTITIONS, Servers
 from tests.support.backend import open_backend
 from tests.support.process import ROOT
 
-PARTS = ("ingestion", "collect", "steady", "spool", "consumer", "latency")
+PARTS = ("ingestion", "collect", "steady", "spool", "consumer", "sales", "latency")
 SETTINGS = (
     *("rounds", "seconds", "steady_rounds", "steady_seconds", "spool_events"),
     *("consumer_rounds", "rows", "naive_rows", "ledger_rows"),
+    *("sales_rounds", "sales_rows", "naive_sales"),
 )
 CASES = [case.name for case in (consumer.PLAIN, *consumer.CASES, consumer.NAIVE)]
-QUICK = {"consumer_rounds": 1, "rows": 100_000, "ledger_rows": 0}
+LEAST_SALES = 6 * max(sales.BATCH_SIZES)
+QUICK = {"consumer_rounds": 1, "rows": 100_000, "ledger_rows": 0, "sales_rounds": 1, "sales_rows": LEAST_SALES}
 
 
 def say(line: str) -> None:
@@ -46,7 +48,8 @@ def say(line: str) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure ingestion, the disk buffer, the consumer and POST-to-visible latency on real Kafka and Postgres.",
+        description="Measure ingestion, the disk buffer, the consumer, the sales pipeline and POST-to-visible latency on "
+        "real Kafka, Postgres and MongoDB.",
         epilog="The consumer's part takes about 15 minutes, with --quick 2; a turn (three runs at most) that would begin or is "
         "expected to end after --consumer-minutes is left out, and no run takes longer than 5 minutes. "
         "Exit status: 0 measured (whether or not targets are met), 1 something failed, 130 interrupted.",
@@ -71,7 +74,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="one of the consumer's cases, beside the plain one; may be given again",
     )
     add("--consumer-minutes", type=float, default=25.0, help="after which the consumer's part begins no further turn")
-    add("--quick", action="store_true", help="a short run of the consumer's part: 1 round of 100,000 rows, no ledger")
+    add("--quick", action="store_true", help="a short run of the consumer's part and of the sales': 1 round each")
+    add("--sales-rounds", type=int, default=2, help="of the sales pipeline's cases; some minutes each")
+    add(
+        "--sales-rows",
+        type=int,
+        help=f"sales in its preloaded topics; {sales.SALES:,} unless given, and "
+        f"{sales.SALES_OF_A_STAND_IN:,} where the server is a stand-in for MongoDB",
+    )
+    add("--naive-sales", type=int, default=5_000, help="sales for its baseline")
     add("--json", type=Path, default=Path("bench-results/latest.json"), metavar="FILE", help="where the figures go")
     add("--backend", choices=("docker", "local", "auto"), default="auto", help="where Kafka and Postgres run")
     add(
@@ -86,6 +97,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         vars(options).update(QUICK)
     if options.consumer_rounds < 1 or options.ledger_rows < 0 or options.consumer_minutes <= 0:
         parser.error("at least 1 round of the consumer, 0 ids in its ledger, and some minutes")
+    if options.sales_rows is not None and options.sales_rows < LEAST_SALES:
+        parser.error(f"--sales-rows: at least {LEAST_SALES:,}")
+    if options.sales_rounds < 1 or options.naive_sales < 100:
+        parser.error("at least 1 round of sales, and 100 sales for the baseline")
     if options.full:
         options.spool_events = spool.HALF_AN_HOUR
     if options.steady_rounds < 1 or options.steady_seconds < 1 or options.spool_events < 10_000:
@@ -95,8 +110,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def measure(options: argparse.Namespace, servers: Servers) -> Results:
-    """Runs the parts that are asked for."""
+def measure(options: argparse.Namespace, servers: Servers, home: Path) -> Results:
+    """Runs the parts that are asked for. ``home`` is for the files of MongoDB."""
     results = Results()
     wanted = options.only or PARTS
     if "ingestion" in wanted:
@@ -121,6 +136,9 @@ def measure(options: argparse.Namespace, servers: Servers) -> Results:
             options.consumer_minutes,
         )
         results.consumer = consumer.run(servers, asked, say)
+    if "sales" in wanted:
+        asked_sales = sales.Asked(options.sales_rounds, options.sales_rows, options.naive_sales)
+        results.sales = sales.run(servers, home, asked_sales, say)
     if "latency" in wanted:
         results.latency = latency.run(servers, rounds=options.rounds, seconds=options.seconds, say=say)
     return results
@@ -148,8 +166,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with psycopg.connect(f"{backend.postgres}/postgres") as connection:
             facts["postgres"] = machine.server_versions(connection)
-        results = measure(options, Servers(backend, logs))
-        failed = bool(results.consumer and results.consumer.errors)
+        results = measure(options, Servers(backend, logs), home)
+        failed = any(part is not None and part.errors for part in (results.consumer, results.sales))
         if failed:
             _keep_logs(logs)
         facts["load_average_end"] = machine.load_average()
@@ -173,6 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
             **{name: getattr(options, name) for name in SETTINGS},
             "partitions": PARTITIONS,
             "consumer_partitions": consumer.PARTITIONS,
+            "sales_partitions": sales_topic.PARTITIONS,
             "services": DURABLE,
             "spool_codec": spool.CODEC,
             "latency_rate": latency.RATE,

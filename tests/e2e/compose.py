@@ -22,16 +22,20 @@ PROJECT = "event-platform-e2e"
 PORT_VARIABLES = (
     "KAFKA_PORT",
     "POSTGRES_PORT",
+    "MONGO_PORT",
     "INGESTION_PORT_8001",
     "INGESTION_PORT_8004",
     "INGESTION_PORT_8000",
     "ANALYTICS_PORT",
     "CONSUMER_PORT",
+    "SALES_PORT",
+    "SALES_METRICS_PORT",
     "PROMETHEUS_PORT",
     "OTLP_GRPC_PORT",
     "OTLP_HTTP_PORT",
     "OTEL_HEALTH_PORT",
 )
+ADMIN_API_KEY = "a key of the tests only"
 BUILD_SECONDS = 1200
 READY_SECONDS = 300
 
@@ -114,6 +118,7 @@ class Stack:
     environment: dict[str, str]
     kafka: str = f"{PROJECT}-kafka"
     postgres: str = f"{PROJECT}-postgres"
+    mongo: str = f"{PROJECT}-mongo"
 
     @classmethod
     def reserve(cls) -> Stack:
@@ -124,13 +129,19 @@ class Stack:
             **{name: str(port) for name, port in ports.items()},
             "KAFKA_CONTAINER": cls.kafka,
             "POSTGRES_CONTAINER": cls.postgres,
+            "MONGO_CONTAINER": cls.mongo,
             # A developer's .env must not change what the tests see.
             "POSTGRES_USER": "postgres",
             "POSTGRES_PASSWORD": "postgres",
             "POSTGRES_DB": "events_db",
+            "MONGO_USER": "admin",
+            "MONGO_PASSWORD": "password",
             "KAFKA_TOPIC": "events",
             "KAFKA_PRODUCT_TOPIC": "product_events",
+            "SALES_TOPIC": "sales_txn",
+            "SALES_GROUP_ID": "ingest_service",
             "BUFFER_DIR": "./data/buffer",
+            "ADMIN_API_KEY": ADMIN_API_KEY,
             # A line per span, so that a trace can be looked for by its id.
             "OTEL_DEBUG_VERBOSITY": "normal",
         }

@@ -20,17 +20,24 @@ import asyncpg
 import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer
+from pymongo import MongoClient
 
 from analytics_service.settings import AnalyticsSettings
+from event_consumer.sales.settings import SalesSettings
 from event_consumer.settings import ConsumerSettings
 from event_core.settings import ServiceSettings, env_names
 from ingestion_service.settings import IngestionSettings
-from tests.e2e.compose import COMPOSE_FILE, ROOT, Stack, engine_problem, run, wait_for
+from tests.e2e.compose import ADMIN_API_KEY, COMPOSE_FILE, ROOT, Stack, engine_problem, run, wait_for
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
 INGESTION_PORTS = ("INGESTION_PORT_8001", "INGESTION_PORT_8004", "INGESTION_PORT_8000")
-SERVICES = {"ingestion": "INGESTION_PORT_8001", "consumer": "CONSUMER_PORT", "analytics": "ANALYTICS_PORT"}
+SERVICES = {
+    "ingestion": "INGESTION_PORT_8001",
+    "consumer": "CONSUMER_PORT",
+    "sales": "SALES_PORT",
+    "analytics": "ANALYTICS_PORT",
+}
 VISIBLE_SECONDS = 120
 
 
@@ -115,9 +122,10 @@ class Ledger:
 
 
 def test_every_published_port_answers(stack: Stack) -> None:
-    for variable in (*INGESTION_PORTS, "CONSUMER_PORT", "ANALYTICS_PORT"):
+    for variable in (*INGESTION_PORTS, "CONSUMER_PORT", "SALES_PORT", "ANALYTICS_PORT"):
         for path in ("/health", "/health/live", "/health/ready", "/metrics"):
             assert httpx.get(stack.url(variable, path), timeout=30).status_code == 200, (variable, path)
+    assert httpx.get(stack.url("SALES_METRICS_PORT", "/metrics"), timeout=30).status_code == 200
     assert httpx.get(stack.url("PROMETHEUS_PORT", "/-/ready"), timeout=30).status_code == 200
     assert httpx.get(stack.url("OTEL_HEALTH_PORT"), timeout=30).status_code == 200
     no_spans = httpx.post(stack.url("OTLP_HTTP_PORT", "/v1/traces"), json={"resourceSpans": []}, timeout=30)
@@ -169,12 +177,32 @@ def test_creating_the_database_by_hand_does_no_harm(stack: Stack) -> None:
     ledger.assert_counted_once(stack)
 
 
+def test_clients_on_the_host_reach_mongodb_at_the_documented_url(stack: Stack) -> None:
+    url = f"mongodb://admin:password@localhost:{stack.ports['MONGO_PORT']}/sales_db?authSource=admin"
+    with MongoClient[dict[str, Any]](url, serverSelectionTimeoutMS=30_000) as client:
+        indexes = client.get_default_database()["raw_sales"].index_information()
+        # The sales service has been there before.
+        assert any(index.get("unique") and index["key"] == [("event_id", 1)] for index in indexes.values()), indexes
+
+
+def test_the_sales_service_stays_ended_when_it_was_asked_to_end(stack: Stack) -> None:
+    reply = httpx.post(stack.url("SALES_PORT", "/shutdown"), headers={"X-API-Key": ADMIN_API_KEY}, timeout=30)
+    assert reply.status_code == 202
+    try:
+        wait_for("the end of the service", lambda: stack.state("sales")["Status"] == "exited", 60)
+        time.sleep(3)  # longer than a restart takes
+        state = stack.state("sales")
+        assert (state["Status"], state["ExitCode"]) == ("exited", 0)
+    finally:
+        stack.compose("up", "-d", "--wait", "--wait-timeout", "180", timeout=240)
+
+
 def test_prometheus_scrapes_everything(stack: Stack) -> None:
     def health() -> dict[str, str]:
         reply = httpx.get(stack.url("PROMETHEUS_PORT", "/api/v1/targets"), params={"state": "active"}, timeout=30)
         return {target["labels"]["job"]: target["health"] for target in reply.json()["data"]["activeTargets"]}
 
-    jobs = {"ingestion", "consumer", "analytics", "prometheus", "otel-collector"}
+    jobs = {*SERVICES, "prometheus", "otel-collector"}
     wait_for("every target up", lambda: health() == dict.fromkeys(jobs, "up"), 60)
 
 
@@ -340,6 +368,7 @@ def test_the_roots_env_file_counts_wherever_compose_is_called(
     shutil.copytree(ROOT / "docker", tmp_path / "docker")
     (tmp_path / ".env").write_text(
         "POSTGRES_PORT=15432\nPOSTGRES_PASSWORD=other\nKAFKA_PUBLISH_TIMEOUT_SECONDS=7\nKAFKA_BOOTSTRAP_SERVERS=localhost:9092\n"
+        "KAFKA_TOPIC=mine\nMONGO_PASSWORD=secret\nMONGODB_URL=mongodb://localhost/\n"
     )
     bare = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
     services = config(tmp_path / directory, *arguments, env=bare)
@@ -348,11 +377,19 @@ def test_the_roots_env_file_counts_wherever_compose_is_called(
     assert services["ingestion"]["environment"]["KAFKA_PUBLISH_TIMEOUT_SECONDS"] == "7"
     # Where the host finds Kafka is not where a container does.
     assert services["ingestion"]["environment"]["KAFKA_BOOTSTRAP_SERVERS"] == "kafka:9092"
+    sales = services["sales"]["environment"]
+    assert sales["MONGODB_URL"] == "mongodb://admin:secret@mongo:27017/sales_db?authSource=admin"
+    assert sales["SALES_TOPIC"] == "sales_txn"  # KAFKA_TOPIC names the events'
 
 
 @pytest.mark.parametrize(
     ("service", "settings"),
-    [("ingestion", IngestionSettings), ("consumer", ConsumerSettings), ("analytics", AnalyticsSettings)],
+    [
+        ("ingestion", IngestionSettings),
+        ("consumer", ConsumerSettings),
+        ("sales", SalesSettings),
+        ("analytics", AnalyticsSettings),
+    ],
 )
 def test_every_setting_can_be_given_to_compose(engine: None, service: str, settings: type[ServiceSettings]) -> None:
     given = config(ROOT, "-f", str(COMPOSE_FILE))[service]["environment"]

@@ -22,12 +22,13 @@ READY_SECONDS = 60.0
 _PORTS = {
     "ingestion_service": "INGESTION_PORTS",
     "event_consumer": "CONSUMER_PORT",
+    "event_consumer sales": "SALES_PORT",
     "analytics_service": "ANALYTICS_PORT",
 }
 
 
 class Service:
-    """``python -m <name>`` with settings of its own; its log is ``log``."""
+    """``python -m <name>``, a pipeline's name included, with settings of its own; its log is ``log``."""
 
     def __init__(self, name: str, settings: Mapping[str, str], log: Path) -> None:
         self.name = name
@@ -69,7 +70,11 @@ class Service:
     def _launch(self, instead: Sequence[str]) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *(instead or [self.name])], cwd=ROOT, env=self._environ, stdout=log, stderr=log
+                [sys.executable, "-m", *(instead or self.name.split())],
+                cwd=ROOT,
+                env=self._environ,
+                stdout=log,
+                stderr=log,
             )
 
     def wait(self, path: str, status: int = 200, seconds: float = READY_SECONDS) -> None:
@@ -114,6 +119,11 @@ class Service:
         except subprocess.TimeoutExpired:
             self.kill()
             raise
+
+    def ended(self, seconds: float = 40.0) -> int:
+        """Waits until it has ended by itself; its exit code."""
+        assert self._process is not None
+        return self._process.wait(seconds)
 
     def peak_memory(self) -> int:
         """Most memory it ever held, in bytes."""

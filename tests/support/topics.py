@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from tests.conftest import Platform
+if TYPE_CHECKING:
+    from tests.conftest import Platform
 
 SCAN_SECONDS = 600.0
 
@@ -82,16 +83,17 @@ def write_topic(
 ) -> None:
     """Puts (key, value) records straight into ``topic``, by default the platform's first, past the ingestion service."""
     servers = platform.settings["KAFKA_BOOTSTRAP_SERVERS"]
-    asyncio.run(_write(servers, topic or platform.topic, list(values), partition, headers))
+    asyncio.run(produce(servers, topic or platform.topic, list(values), partition, headers))
 
 
-async def _write(
+async def produce(
     servers: str,
     topic: str,
-    values: list[tuple[bytes | None, bytes | None]],
+    values: Sequence[tuple[bytes | None, bytes | None]],
     partition: int,
-    headers: Sequence[tuple[str, bytes | None]],
+    headers: Sequence[tuple[str, bytes | None]] = (),
 ) -> None:
+    """Puts (key, value) records into ``topic``."""
     producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all", compression_type="lz4")
     await producer.start()
     try:

@@ -132,7 +132,7 @@ def test_a_fault_that_waiting_does_not_mend_ends_the_loop_and_commits_nothing() 
         with pytest.raises(Broken):
             await consumer.until(lambda: False)
         assert consumer.store.stored_offsets[PARTITIONS[0]] == 0
-        assert consumer.log.committed == {}
+        assert consumer.log.told == {}
 
     run(scenario())
 
@@ -150,7 +150,7 @@ def test_a_stop_writes_what_is_being_written_and_what_is_in_hand() -> None:
         await consumer.stop(within=10)
         assert len(consumer.store.rows) == 33
         consumer.assert_everything_is_stored_once()
-        assert consumer.log.committed == {PARTITIONS[0]: 15, PARTITIONS[1]: 18}
+        assert consumer.log.told == {PARTITIONS[0]: 15, PARTITIONS[1]: 18}
 
     run(scenario())
 
@@ -225,7 +225,7 @@ def test_ages_are_reported_of_each_batch() -> None:
         consumer.start()
         await consumer.until(lambda: bool(consumer.store.rows))
         await asyncio.sleep(3)
-        assert consumer.log.committed[PARTITIONS[0]] == 4
+        assert consumer.log.told[PARTITIONS[0]] == 4
         await consumer.stop()
         assert consumer.metric("consumer_record_age_seconds_count") == 2
         assert consumer.metric("consumer_record_age_seconds_sum") == pytest.approx(2 * 3600, abs=10)
@@ -284,7 +284,7 @@ def test_where_too_much_is_bad_nothing_in_hand_is_written_and_the_loop_ends(shar
             await consumer.until(lambda: False)
         assert (consumer.store.rows, consumer.dead()) == ({}, [])
         assert set(consumer.store.stored_offsets.values()) == {0}
-        assert consumer.log.committed == {}
+        assert consumer.log.told == {}
 
     run(scenario())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from analytics_service.settings import AnalyticsSettings
+from event_consumer.sales.settings import SalesSettings
 from event_consumer.settings import ConsumerSettings
 from event_core.errors import ConfigurationError
 from event_core.settings import (
@@ -26,11 +27,12 @@ from tools.stack.config import OFF_WHEN_EMPTY as STACK_OFF_WHEN_EMPTY
 from tools.stack.config import is_setting
 
 ROOT = Path(__file__).parents[2]
-SERVICES: list[type[ServiceSettings]] = [IngestionSettings, ConsumerSettings, AnalyticsSettings]
+SERVICES: list[type[ServiceSettings]] = [IngestionSettings, ConsumerSettings, SalesSettings, AnalyticsSettings]
 # Read by the stack, Compose and the libraries, not by a service's own settings.
 STACK_ONLY = set(
     """
     STACK KAFKA_PORT KAFKA_CONTROLLER_PORT POSTGRES_PORT POSTGRES_USER POSTGRES_PASSWORD POSTGRES_DB
+    MONGO_PORT MONGO_USER MONGO_PASSWORD MONGO_CONTAINER
     PROMETHEUS_PORT OTLP_GRPC_PORT OTLP_HTTP_PORT OTEL_HEALTH_PORT OTEL_DEBUG_VERBOSITY
     OTEL_TRACES_SAMPLER OTEL_TRACES_SAMPLER_ARG
     INGESTION_PORT_8001 INGESTION_PORT_8004 INGESTION_PORT_8000 KAFKA_CONTAINER POSTGRES_CONTAINER

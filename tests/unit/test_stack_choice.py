@@ -100,10 +100,11 @@ def test_the_doctor_judges_versions() -> None:
 
 
 def test_maven_is_needed_only_until_the_jars_are_there() -> None:
-    assert doctor.verdict(doctor.jars_check(jars=True, maven=""), "local")[0]
-    able, sentence = doctor.verdict(doctor.jars_check(jars=False, maven=""), "local")
-    assert not able
-    assert "Maven" in sentence
+    assert doctor.verdict(doctor.jars_check(kafka=True, mongo=True, maven=""), "local")[0]
+    for kafka, mongo in ((False, True), (True, False)):
+        able, sentence = doctor.verdict(doctor.jars_check(kafka=kafka, mongo=mongo, maven=""), "local")
+        assert not able
+        assert "Maven" in sentence
 
 
 def test_every_lack_comes_with_a_remedy() -> None:
@@ -111,7 +112,7 @@ def test_every_lack_comes_with_a_remedy() -> None:
     checks = [
         doctor.java_check(""),
         doctor.postgres_check([], ""),
-        *doctor.jars_check(jars=False, maven=""),
+        *doctor.jars_check(kafka=False, mongo=False, maven=""),
         *doctor.docker_checks(None, None, None),
         *doctor.docker_checks("26.1", "2.26", ["postgres:17"]),
         *doctor.port_checks([use], [TakenPort(use, None)]),
@@ -119,7 +120,7 @@ def test_every_lack_comes_with_a_remedy() -> None:
         doctor.memory_check("MemAvailable:  1 kB"),
         doctor.descriptor_check(256),
     ]
-    assert len(lacking(checks)) == 11
+    assert len(lacking(checks)) == 12
     assert all(check.remedy for check in checks if not check.ok)
 
 
@@ -150,11 +151,12 @@ def test_compose_is_reached_by_its_published_ports(monkeypatch: pytest.MonkeyPat
         "ingestion": {"ports": [{"published": "8001"}, {"published": "8004"}]},
         "analytics": {"ports": [{"published": "9002"}]},
         "consumer": {"ports": [{"published": "9003"}]},
+        "sales": {"ports": [{"published": "9005"}, {"published": "9006"}]},
     }
     project = Compose(tmp_path)
     monkeypatch.setattr(project, "services", services)
     config = StackConfig.for_home(tmp_path, environ={}, env_file=None)
-    assert run.addresses("compose", config, project) == run.Addresses("localhost", 8004, 9002, 9003)
+    assert run.addresses("compose", config, project) == run.Addresses("localhost", 8004, 9002, 9003, 9005, 9006)
     services.pop("analytics")
     with pytest.raises(StackError, match="analytics"):
         run.addresses("compose", config, project)

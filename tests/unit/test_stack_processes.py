@@ -55,19 +55,19 @@ def test_members_are_those_of_this_home_only(tmp_path: Path, spawn: Spawner) -> 
 
 def test_ending_spares_the_neighbours(tmp_path: Path, spawn: Spawner) -> None:
     mine, other = spawn(tmp_path / "a", "kafka"), spawn(tmp_path / "b", "kafka")
-    assert processes.end_in_order(lambda: found(tmp_path / "a"), ("kafka", "postgres"), 20.0) == 1
+    assert processes.end_in_order(lambda: found(tmp_path / "a"), ("kafka", "mongo", "postgres"), 20.0) == 1
     assert mine.wait(timeout=20) == -signal.SIGTERM
     assert other.poll() is None
 
 
 def test_what_does_not_heed_a_signal_is_killed(tmp_path: Path, spawn: Spawner) -> None:
     child = spawn(tmp_path, "consumer", [sys.executable, "-c", STUBBORN])
-    processes.end_in_order(lambda: found(tmp_path), ("kafka", "postgres"), 0.2)
+    processes.end_in_order(lambda: found(tmp_path), ("kafka", "mongo", "postgres"), 0.2)
     assert child.wait(timeout=20) == -signal.SIGKILL
 
 
-def test_services_end_before_kafka_and_kafka_before_postgres(tmp_path: Path, spawn: Spawner) -> None:
-    for program in ("postgres", "kafka", "analytics", "ingestion"):
+def test_services_end_before_kafka_and_kafka_before_the_databases(tmp_path: Path, spawn: Spawner) -> None:
+    for program in ("postgres", "mongo", "kafka", "analytics", "ingestion"):
         spawn(tmp_path, program)
     looks: list[set[str]] = []
 
@@ -76,8 +76,13 @@ def test_services_end_before_kafka_and_kafka_before_postgres(tmp_path: Path, spa
         looks.append({m.program for m in members})
         return members
 
-    assert processes.end_in_order(look, ("kafka", "postgres"), 20.0) == 4
-    assert looks == [{"postgres", "kafka", "analytics", "ingestion"}, {"postgres", "kafka"}, {"postgres"}]
+    assert processes.end_in_order(look, ("kafka", "mongo", "postgres"), 20.0) == 5
+    assert looks == [
+        {"postgres", "mongo", "kafka", "analytics", "ingestion"},
+        {"postgres", "mongo", "kafka"},
+        {"postgres", "mongo"},
+        {"postgres"},
+    ]
 
 
 def test_a_reaped_or_unreaped_child_is_not_alive() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.stack import StackConfig, broker, database, services
+from tools.stack import StackConfig, broker, database, mongod, services
 from tools.stack.database import Installation
 from tools.stack.errors import NotInstalledError
 from tools.stack.program import Program
@@ -44,6 +44,13 @@ def test_a_one_shot_is_repeated_only_when_it_fails(tmp_path: Path) -> None:
     assert (section["autorestart"], section["exitcodes"]) == ("unexpected", "0")
 
 
+def test_only_the_sales_service_stays_ended_when_it_ended_well(tmp_path: Path) -> None:
+    programs = services.programs(config(tmp_path))
+    parser = parsed(programs, tmp_path)
+    stays = {p.name for p in programs if parser[f"program:{p.name}"]["autorestart"] == "unexpected" and not p.one_shot}
+    assert stays == {"sales"}
+
+
 def test_logs_are_bounded(tmp_path: Path) -> None:
     parser = parsed([echo()], tmp_path)
     assert parser["program:echo"]["stdout_logfile_maxbytes"] == "10MB"
@@ -53,8 +60,8 @@ def test_logs_are_bounded(tmp_path: Path) -> None:
 def test_programs_start_before_those_that_use_them_and_stop_after_them(tmp_path: Path) -> None:
     ours = config(tmp_path)
     order = {program.name: program.priority for program in services.programs(ours)}
-    assert database.PRIORITY < broker.PRIORITY < order["migrate"] < order["ingestion"]
-    assert order["ingestion"] == order["consumer"] == order["analytics"]
+    assert database.PRIORITY < mongod.PRIORITY < broker.PRIORITY < order["migrate"] < order["ingestion"]
+    assert order["ingestion"] == order["consumer"] == order["sales"] == order["analytics"]
 
 
 def test_a_launcher_hands_over_any_value_unchanged(tmp_path: Path) -> None:
@@ -111,6 +118,16 @@ def test_the_broker_listens_on_loopback_and_is_known_as_localhost(tmp_path: Path
     properties = broker.server_properties(config(tmp_path, kafka_port=1234, controller_port=1235))
     assert properties["listeners"] == "BROKER://127.0.0.1:1234,CONTROLLER://127.0.0.1:1235"
     assert properties["advertised.listeners"] == "BROKER://localhost:1234"
+
+
+def test_a_changed_password_restarts_the_mongodb_server_and_is_not_on_its_command_line(tmp_path: Path) -> None:
+    java = Path("/java")
+    first, second = (
+        mongod.program(java, StackConfig.for_home(tmp_path, environ={"MONGO_PASSWORD": word}, env_file=None))
+        for word in ("first-word", "second-word")
+    )
+    assert first.revision(tmp_path) != second.revision(tmp_path)
+    assert "first-word" not in first.command
 
 
 def test_given_properties_win_over_the_stacks_own(tmp_path: Path) -> None:

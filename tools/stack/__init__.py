@@ -1,4 +1,4 @@
-"""The local stack: real Kafka and PostgreSQL and the platform's services on this machine, without Docker.
+"""The local stack: real Kafka and PostgreSQL, a MongoDB server, and the platform's services on this machine, without Docker.
 
     config = StackConfig.for_home(Path("some/folder"), programs=("kafka", "postgres"), ephemeral=True)
     stack = LocalStack(config)

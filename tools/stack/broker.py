@@ -116,7 +116,7 @@ def find_java(environ: Mapping[str, str]) -> Path:
         if os.access(candidate, os.X_OK) and _major_of(candidate.resolve()) >= OLDEST_JAVA:
             return candidate.resolve()
     raise NotInstalledError(
-        f"Kafka needs Java {OLDEST_JAVA} or later, and none was found.", "Run `make setup`, which installs it."
+        f"Java {OLDEST_JAVA} or later is needed, and none was found.", "Run `make setup`, which installs it."
     )
 
 

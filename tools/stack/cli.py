@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,19 +16,19 @@ from tools.stack import doctor as examination
 from tools.stack import logs as log_files
 from tools.stack import ports
 from tools.stack.compose import Compose, Memory, choose, requested
-from tools.stack.config import ALL_PROGRAMS, DEFAULTS, REPOSITORY, StackConfig, read_stack_choice
+from tools.stack.config import ALL_PROGRAMS, DEFAULTS, REPOSITORY, SERVERS, StackConfig, read_stack_choice
 from tools.stack.errors import StackError
 from tools.stack.stack import LocalStack
 
 app = typer.Typer(
-    help="Runs the platform on this machine: Kafka, PostgreSQL and the three services, without Docker "
+    help="Runs the platform on this machine: Kafka, PostgreSQL, a MongoDB server and the services, without Docker "
     "(STACK=compose uses Docker Compose instead). State and logs are in .local/.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 out = Console(highlight=False, soft_wrap=True)
-COLOURS = ("green", "yellow", "magenta", "cyan", "blue", "red", "bright_black")
+COLOURS = ("green", "yellow", "magenta", "cyan", "blue", "red", "bright_magenta", "bright_green", "bright_black")
 
 Home = Annotated[
     Path,
@@ -44,9 +45,9 @@ def report(line: str) -> None:
     out.print(f"  {line}", markup=False)
 
 
-def local_stack(home: Path) -> LocalStack:
+def local_stack(home: Path, programs: Sequence[str] = ALL_PROGRAMS) -> LocalStack:
     """The stack of a home directory, with the settings of the environment and of .env."""
-    return LocalStack(StackConfig.for_home(home), report)
+    return LocalStack(StackConfig.for_home(home, programs=programs), report)
 
 
 def chosen(home: Path, default: str = "local", *, heed_memory: bool = True) -> str:
@@ -62,8 +63,8 @@ def chosen(home: Path, default: str = "local", *, heed_memory: bool = True) -> s
     return choice.stack
 
 
-def bring_up(home: Path, stack: str, timeout: float) -> None:
-    """Brings a stack up and waits until it is ready."""
+def bring_up(home: Path, stack: str, timeout: float, *, servers_only: bool = False) -> None:
+    """Brings a stack up and waits until it is ready; with `servers_only` without the platform's own services."""
     if stack == "compose":
         compose = Compose(REPOSITORY)
         if local_stack(home).is_up():
@@ -73,11 +74,12 @@ def bring_up(home: Path, stack: str, timeout: float) -> None:
             ports.require_distinct(uses)
             taken = ports.taken(uses, host="127.0.0.1", own=lambda process: False)
             ports.refuse(taken, "make up STACK=compose", uses)
-        code = compose.call("up", "--detach", "--build", "--wait", "--wait-timeout", str(int(timeout) + 90))
+        options = ["--detach", "--build", "--wait", "--wait-timeout", str(int(timeout) + 90)]
+        code = compose.call("up", *options, *(SERVERS if servers_only else ()))
         if code:
             raise StackError("Docker Compose did not bring the platform up.", "See above, and: make logs STACK=compose")
     else:
-        local_stack(home).up(timeout)
+        local_stack(home, SERVERS if servers_only else ALL_PROGRAMS).up(timeout)
     Memory(home).write(stack)
 
 
@@ -85,30 +87,48 @@ def bring_up(home: Path, stack: str, timeout: float) -> None:
 def up(
     home: Home = DEFAULT_HOME,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for each program.")] = 90.0,
+    servers_only: Annotated[
+        bool, typer.Option("--servers-only", help="Only Kafka, Postgres and MongoDB, without the services.")
+    ] = False,
 ) -> None:
     """Start everything and wait until it is ready. Safe to repeat; follows changed settings."""
     began = time.monotonic()
     # Compose holds the ports as long as it is up, so `make up` after a `make run` that chose it means that one.
     stack = chosen(home, heed_memory=Memory(home).read() == "compose" and Compose(REPOSITORY).running())
-    bring_up(home, stack, timeout)
-    out.print(f"[green]The platform is up[/] ({stack} stack, {time.monotonic() - began:.1f} s).")
+    bring_up(home, stack, timeout, servers_only=servers_only)
+    what = "Kafka, Postgres and MongoDB are up" if servers_only else "The platform is up"
+    out.print(f"[green]{what}[/] ({stack} stack, {time.monotonic() - began:.1f} s).")
     if stack == "local":
         config = StackConfig.for_home(home)
-        others = ", ".join(map(str, config.ingestion_ports[1:]))
-        out.print(
-            f"  ingestion  http://{config.reach}:{config.ingestion_ports[0]}/docs"
-            + (f"  (also {others})" if others else "")
-        )
-        out.print(f"  analytics  http://{config.reach}:{config.analytics_port}/docs")
-        out.print(f"  consumer   http://{config.reach}:{config.consumer_port}/health")
-        out.print(f"  Kafka      {config.kafka_bootstrap}")
-        shown = (
-            config.database_url
-            if config.postgres_password == DEFAULTS["POSTGRES_PASSWORD"]
-            else config.url_without_password
-        )
-        out.print(f"  Postgres   {shown}", markup=False)
-    out.print("Next: make run (sends events and counts them), make status, make logs, make down.")
+        for name, address in {**({} if servers_only else services_of(config)), **servers_of(config)}.items():
+            out.print(f"  {name:<11}{address}", markup=False)
+    if servers_only:
+        out.print("Next: python -m event_consumer sales (or another service), make status, make logs, make down.")
+    else:
+        out.print("Next: make run (sends events and counts them), make status, make logs, make down.")
+
+
+def services_of(config: StackConfig) -> dict[str, str]:
+    """Where a person finds each service of the local stack."""
+    first, *others = config.ingestion_ports
+    also = f"  (also {', '.join(map(str, others))})" if others else ""
+    return {
+        "ingestion": f"http://{config.reach}:{first}/docs{also}",
+        "analytics": f"http://{config.reach}:{config.analytics_port}/docs",
+        "consumer": f"http://{config.reach}:{config.consumer_port}/health",
+        "sales": f"http://{config.reach}:{config.sales_port}/health",
+    }
+
+
+def servers_of(config: StackConfig) -> dict[str, str]:
+    """The addresses of the local stack's servers, with their passwords only as long as those are the public ones."""
+    postgres_is_public = config.postgres_password == DEFAULTS["POSTGRES_PASSWORD"]
+    mongo_is_public = config.mongo_password == DEFAULTS["MONGO_PASSWORD"]
+    return {
+        "Kafka": config.kafka_bootstrap,
+        "Postgres": config.database_url if postgres_is_public else config.url_without_password,
+        "MongoDB": config.mongodb_url if mongo_is_public else config.mongodb_url_without_password,
+    }
 
 
 @app.command()
@@ -193,13 +213,15 @@ def clean(
     home: Home = DEFAULT_HOME,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Stop everything and delete its data and logs. Kafka's downloaded jars stay."""
+    """Stop everything and delete its data and logs. The downloaded jars stay."""
     stack = chosen(home)
     what = f"in {home}" if stack == "local" else "in the containers' volumes"
     if not yes:
         if not sys.stdin.isatty():
-            raise StackError("This deletes all events, and there is nobody to ask.", "Say so: make clean YES=1")
-        typer.confirm(f"Delete all events, topics and logs of the {stack} stack, {what}?", abort=True)
+            raise StackError(
+                "This deletes all events and sales, and there is nobody to ask.", "Say so: make clean YES=1"
+            )
+        typer.confirm(f"Delete all events, sales, topics and logs of the {stack} stack, {what}?", abort=True)
     if stack == "compose":
         if Compose(REPOSITORY).call("down", "--volumes", "--remove-orphans"):
             raise StackError("Docker Compose did not clean up.", "See above.")

@@ -20,8 +20,10 @@ PULL_SECONDS = 600.0
 PORT_SETTINGS = {
     "kafka": ("KAFKA_PORT",),
     "postgres": ("POSTGRES_PORT",),
+    "mongo": ("MONGO_PORT",),
     "ingestion": ("INGESTION_PORT_8001", "INGESTION_PORT_8004", "INGESTION_PORT_8000"),
     "consumer": ("CONSUMER_PORT",),
+    "sales": ("SALES_PORT", "SALES_METRICS_PORT"),
     "analytics": ("ANALYTICS_PORT",),
     "prometheus": ("PROMETHEUS_PORT",),
     "otel-collector": ("OTLP_GRPC_PORT", "OTLP_HTTP_PORT", "OTEL_HEALTH_PORT"),

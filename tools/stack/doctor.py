@@ -59,11 +59,16 @@ def java_check(version_text: str) -> Check:
     return Check("Java >= 17", major >= broker.OLDEST_JAVA, found, SETUP, LOCAL)
 
 
-def jars_check(*, jars: bool, maven: str) -> list[Check]:
-    """Kafka's jars, and Maven, which is only needed to fetch them."""
+def jars_check(*, kafka: bool, mongo: bool, maven: str) -> list[Check]:
+    """Kafka's and the MongoDB server's jars, and Maven, which is only needed to fetch them."""
+
+    def jars(whose: str, there: bool) -> Check:
+        return Check(f"{whose} jars", there, "fetched" if there else "not fetched", "make setup", LOCAL)
+
     return [
-        Check("Maven", bool(maven), maven or "none", SETUP, frozenset() if jars else LOCAL),
-        Check("Kafka's jars", jars, "fetched" if jars else "not fetched", "make setup", LOCAL),
+        Check("Maven", bool(maven), maven or "none", SETUP, frozenset() if kafka and mongo else LOCAL),
+        jars("Kafka's", kafka),
+        jars("MongoDB server's", mongo),
     ]
 
 
@@ -110,7 +115,7 @@ def disk_check(free_bytes: int) -> Check:
 
 
 def memory_check(meminfo: str) -> Check:
-    """`meminfo` is the text of /proc/meminfo; the local stack takes about 0.7 GiB."""
+    """`meminfo` is the text of /proc/meminfo; the local stack takes about 0.9 GiB."""
     match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
     if not match:
         return Check("Memory", True, "unknown")
@@ -152,7 +157,7 @@ def examine(stack: LocalStack) -> list[Check]:
         ),
         Check("uv", True, importlib.metadata.version("uv")),
         java_check(java_text),
-        *jars_check(jars=config.jars.is_dir(), maven=maven_line),
+        *jars_check(kafka=config.jars.is_dir(), mongo=config.mongo_classes.is_dir(), maven=maven_line),
         postgres_check(database.installations(os.environ), data_version),
         *docker_checks(engine, plugin, compose.missing_images() if engine and plugin else None),
         *port_checks(uses, foreign),

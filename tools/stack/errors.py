@@ -22,7 +22,7 @@ class SettingError(StackError):
 
 
 class NotInstalledError(StackError):
-    """A program or Kafka's jars are not there."""
+    """A program or its jars are not there."""
 
 
 class PortTakenError(StackError):

@@ -28,6 +28,8 @@ class Program:
     stop_signal: str = "TERM"
     one_shot: bool = False
     """Runs to its end once; restarted only when it fails."""
+    may_end: bool = False
+    """A service that ends for good, with 0, when it is asked to over its API; restarted when it fails."""
     probe: Probe | None = None
     """None for a one-shot: that is ready when it ended with 0."""
 

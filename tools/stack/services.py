@@ -1,4 +1,4 @@
-"""The platform's own programs: the migration and the three services."""
+"""The platform's own programs: the migration and the services."""
 
 import hashlib
 import http.client
@@ -14,6 +14,7 @@ MODULES = {
     "migrate": ("tools.migrate",),
     "ingestion": ("ingestion_service",),
     "consumer": ("event_consumer", "events"),
+    "sales": ("event_consumer", "sales"),
     "analytics": ("analytics_service",),
 }
 PRIORITY = 40
@@ -31,9 +32,10 @@ def programs(config: StackConfig) -> list[Program]:
             command="exec " + shlex.join([sys.executable, "-m", *MODULES[name]]),
             directory=config.repository,
             priority=MIGRATE_PRIORITY if name == "migrate" else PRIORITY,
-            environment=config.service_environment(),
+            environment=config.service_environment("sales" if name == "sales" else "consumer"),
             watched=watched,
             one_shot=name == "migrate",
+            may_end=name == "sales",
             probe=None if name == "migrate" else _http_probe(config.reach, ports_of(config, name)),
         )
         for name in ("migrate", *SERVICES)
@@ -42,8 +44,10 @@ def programs(config: StackConfig) -> list[Program]:
 
 
 def ports_of(config: StackConfig, service: str) -> list[int]:
-    """The ports that a service listens on."""
-    return [use.port for use in config.port_uses() if use.program == service]
+    """The ports on which a service answers /health/ready."""
+    metrics_only = ("SALES_METRICS_PORT",)
+    uses = [use for use in config.port_uses() if use.program == service]
+    return [use.port for use in uses if use.setting not in metrics_only]
 
 
 def _http_probe(host: str, ports: Sequence[int]) -> Probe:

@@ -1,4 +1,4 @@
-"""The local stack: Kafka, PostgreSQL, the migration and the services, supervised, without Docker."""
+"""The local stack: Kafka, PostgreSQL, a MongoDB server, the migration and the services, supervised, without Docker."""
 
 import fcntl
 import json
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.stack import broker, database, ports, processes, services
+from tools.stack import broker, database, mongod, ports, processes, services
 from tools.stack.config import ALL_PROGRAMS, SERVICES, StackConfig, is_setting
 from tools.stack.errors import NotReadyError, StackError
 from tools.stack.program import Program
@@ -74,6 +74,11 @@ class LocalStack:
         """The superuser's URL of the platform's database."""
         return self.config.database_url
 
+    @property
+    def mongodb_url(self) -> str:
+        """The URL of the MongoDB server, which names the sales' database."""
+        return self.config.mongodb_url
+
     def is_up(self) -> bool:
         """Whether it was brought up: its supervisor runs, though a program may be down or not ready."""
         return self._supervisor.alive()
@@ -105,14 +110,14 @@ class LocalStack:
                 database.ensure_database(self.config)
 
     def down(self) -> None:
-        """Stops everything in order: services, Kafka, PostgreSQL. Nothing is lost, and no process is left."""
+        """Stops everything in order: services, Kafka, MongoDB, PostgreSQL. Nothing is lost, and no process is left."""
         with self._locked():
             self._down()
 
     def _down(self) -> None:
         states = self._supervisor.states() if self._supervisor.alive() else {}
         if states:
-            for group in (("migrate", *SERVICES), ("kafka",), ("postgres",)):
+            for group in (("migrate", *SERVICES), ("kafka",), ("mongo",), ("postgres",)):
                 names = [name for name in group if name in states]
                 if names:
                     self._report(f"stopping {', '.join(names)}")
@@ -134,7 +139,7 @@ class LocalStack:
         with self._locked():
             self._down()
             files = ("supervisord.conf", "supervisord.pid", "supervisor.sock")
-            for name in ("kafka", "postgres", "buffer", "logs", "run", *files):
+            for name in ("kafka", "mongo", "postgres", "buffer", "logs", "run", *files):
                 path = self.config.home / name
                 if path.is_dir():
                     shutil.rmtree(path)
@@ -226,13 +231,16 @@ class LocalStack:
                 return f"still {state.state.lower()}"
             return f"ended with {state.exit_status}" if state.exit_status else None
         if state.pid is None:
-            return state.state.lower()
+            # Only one that may end is seen so for longer than a moment.
+            return f"ended with {state.exit_status}" if state.state == "EXITED" else state.state.lower()
         return probe()
 
     def _programs(self) -> list[Program]:
         found: list[Program] = []
         if "postgres" in self.config.programs:
             found.append(database.program(database.find(self.config, os.environ), self.config))
+        if "mongo" in self.config.programs:
+            found.append(mongod.program(broker.find_java(os.environ), self.config))
         if "kafka" in self.config.programs:
             found.append(broker.program(broker.find_java(os.environ), self.config))
         return found + services.programs(self.config)
@@ -244,6 +252,9 @@ class LocalStack:
             if "postgres" in self.config.programs:
                 installation = database.find(self.config, os.environ)
                 jobs.append(("PostgreSQL's cluster", pool.submit(database.make_cluster, installation, self.config)))
+            if "mongo" in self.config.programs:
+                mongod.require_classes(self.config)
+                self.config.mongo_data.parent.mkdir(parents=True, exist_ok=True)
             if "kafka" in self.config.programs:
                 broker.require_jars(self.config)
                 java = broker.find_java(os.environ)
@@ -281,7 +292,7 @@ class LocalStack:
         last = (processes.SUPERVISOR,)
         found = [member.process for member in self._members() if member.program in last]
         processes.end(found, signal.SIGTERM, 2.5 * STOP_SECONDS)
-        return len(found) + processes.end_in_order(self._members, ("kafka", "postgres"), STOP_SECONDS)
+        return len(found) + processes.end_in_order(self._members, ("kafka", "mongo", "postgres"), STOP_SECONDS)
 
     def _noted_ports(self) -> dict[str, list[int]]:
         """The ports that each program was last given."""

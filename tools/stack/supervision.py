@@ -83,7 +83,7 @@ environment=LOCAL_STACK_REVISION="{program.revision(home)}"
 priority={program.priority}
 startsecs=0
 startretries=1000000000
-autorestart={"unexpected" if program.one_shot else "true"}
+autorestart={"unexpected" if program.one_shot or program.may_end else "true"}
 exitcodes=0
 stopsignal={program.stop_signal}
 stopwaitsecs={STOP_SECONDS}
@@ -181,7 +181,7 @@ class Supervisor:
         while time.monotonic() < deadline:
             states = self.states()
             left = [states[name] for name in names if name in states and states[name].state != "STOPPED"]
-            # A one-shot that ended well, and a program that gave up, are not coming back.
+            # A program that ended well and may, and one that gave up, are not coming back.
             left = [
                 state
                 for state in left

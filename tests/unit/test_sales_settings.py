@@ -1,0 +1,66 @@
+"""The names of S3's settings, and how they live beside those of the platform's other services."""
+
+from __future__ import annotations
+
+import pytest
+
+from event_consumer.sales.settings import SalesSettings
+from event_core.errors import ConfigurationError
+from event_core.settings import describe, load
+
+
+def settings(monkeypatch: pytest.MonkeyPatch, **environment: str) -> SalesSettings:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return load(SalesSettings)
+
+
+def test_the_names_and_defaults_are_those_of_the_sales_ingest_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings(monkeypatch)
+    assert (found.sales_topic, found.dlq_topic, found.kafka_group_id) == (
+        "sales_txn",
+        "sales_txn-dlq",
+        "ingest_service",
+    )
+    assert (found.batch_size, found.flush_interval, found.max_retries) == (100, 5.0, 3)
+    assert (found.mongodb_database, found.mongodb_collection) == ("sales_db", "raw_sales")
+    found = settings(monkeypatch, KAFKA_TOPIC="a", KAFKA_GROUP_ID="b", MONGODB_DATABASE="c", BATCH_SIZE="7")
+    assert (found.sales_topic, found.dlq_topic, found.kafka_group_id) == ("a", "a-dlq", "b")
+    assert (found.mongodb_database, found.batch_size) == ("c", 7)
+
+
+def test_a_name_of_its_own_wins_over_one_that_others_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings(
+        monkeypatch,
+        KAFKA_TOPIC="events",
+        SALES_TOPIC="sold",
+        KAFKA_GROUP_ID="event_consumer",
+        SALES_GROUP_ID="sellers",
+        METRICS_PORT="9001",
+        SALES_METRICS_PORT="9002",
+    )
+    assert (found.sales_topic, found.kafka_group_id, found.metrics_port) == ("sold", "sellers", 9002)
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"KAFKA_TOPIC": "events"}, "SALES_TOPIC"),
+        ({"SALES_DLQ_TOPIC": "sales_txn"}, "SALES_DLQ_TOPIC"),
+        ({"MONGODB_URL": "postgresql://localhost"}, "MONGODB_URL must have the form mongodb://"),
+        ({"MONGODB_URL": "mongodb://user:hunter2@[::1/db"}, "percent-encode"),
+        ({"BATCH_SIZE": "0"}, "BATCH_SIZE"),
+        ({"ADMIN_API_KEY": "short"}, "ADMIN_API_KEY"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_secret_is(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        settings(monkeypatch, **environment)
+    assert "hunter2" not in caught.value.message
+
+
+def test_the_password_is_masked_where_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = str(describe(settings(monkeypatch, MONGODB_URL="mongodb://admin:hunter2@db:27017/sales_db")))
+    assert "hunter2" not in shown
