@@ -217,6 +217,8 @@ def _summarise(settings: SalesSettings, tally: Tally, mix: Mix, end: datetime) -
     if tally.sent == mix.records:
         begin = begins(mix, end)
         typer.echo(f"The sales were made from {rfc3339(begin)} to {rfc3339(end)}.")
+    if fates[Fate.BAD] >= settings.consumer_breaker_share * tally.sent:
+        typer.echo("So many bad messages may stop the pipeline: see CONSUMER_BREAKER_SHARE.")
     typer.echo(f"Next: see them stored:  curl http://localhost:{settings.sales_port}/stats")
 
 

@@ -57,13 +57,16 @@ class LocalMongo:
         self._launcher = home / "mongo.sh"
         self._launcher.write_text(program.launcher(home))
         self.url = config.mongodb_url
-        self.start()
+        self._process = self._launch()
+        _wait_until_it_answers(self.url)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        with (self._home / "mongo.log").open("ab") as log:
+            return subprocess.Popen(["/bin/sh", str(self._launcher)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def start(self) -> None:
-        with (self._home / "mongo.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                ["/bin/sh", str(self._launcher)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        if self._process.poll() is not None:  # a second one could not open the first one's file
+            self._process = self._launch()
         _wait_until_it_answers(self.url)
 
     def kill(self) -> None:

@@ -146,7 +146,8 @@ def on_topic(record: Record) -> DeadLetter:
     st.binary(max_size=60),
     st.binary(min_size=1, max_size=9) | st.none(),
     st.lists(
-        st.tuples(st.text(st.characters(exclude_characters="\x00"), max_size=8), st.binary(max_size=9)), max_size=4
+        st.tuples(st.text(st.characters(exclude_characters="\x00", codec="utf-8"), max_size=8), st.binary(max_size=9)),
+        max_size=4,
     ),
     st.integers(0, 2**31 - 1) | st.none(),
     st.integers(0, 2**31 - 1),

@@ -1,11 +1,10 @@
 """The server that speaks MongoDB's protocol: how it is started and asked. Its sources are in mongo/, and they say what it is."""
 
-import re
 import shlex
 from pathlib import Path
 
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.saslprep import saslprep
 
 from tools.stack.config import StackConfig
@@ -59,9 +58,10 @@ def ask(url: str) -> str | None:
     client: MongoClient[dict[str, object]] = MongoClient(url, serverSelectionTimeoutMS=1500, socketTimeoutMS=2000)
     try:
         client.admin.command("ping")
+    except OperationFailure:
+        return "it takes another user or password than MONGO_USER and MONGO_PASSWORD; with `make up` it follows them"
     except PyMongoError as error:
-        # Without the driver's own settings, or the whole of the answer, which follow.
-        return re.split(r" \(configured timeouts|, Timeout:|, full error:", str(error))[0]
+        return str(error).partition(" (configured timeouts")[0].partition(", Timeout:")[0]
     finally:
         client.close()
     return None

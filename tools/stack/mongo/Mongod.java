@@ -22,6 +22,7 @@ import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import org.h2.mvstore.MVMap;
 import org.h2.mvstore.MVStore;
+import org.h2.mvstore.MVStoreException;
 
 /**
  * A server that speaks MongoDB's protocol, for a machine without MongoDB: mongo-java-server on a file, and what that lacks:
@@ -45,7 +46,7 @@ public final class Mongod extends H2Backend {
         version(new MongoVersion() {
             @Override
             public List<Integer> getVersionArray() {
-                return List.of(4, 4, 0, 0);
+                return List.of(4, 4, 0);
             }
 
             @Override
@@ -120,12 +121,20 @@ public final class Mongod extends H2Backend {
         if (query.containsKey("startTransaction")) // performed outside of any, it could not be taken back
             throw new MongoServerError(20, "IllegalOperation", "Transactions are only allowed on a replica set");
         Document reply = super.handleCommand(channel, database, command, query);
-        if (store.hasUnsavedChanges()) {
-            store.commit();
-            store.sync();
-        }
+        if (store.hasUnsavedChanges()) save();
         if (command.equals("insert")) countInserted(query, reply);
         return reply;
+    }
+
+    private void save() {
+        try {
+            store.commit();
+            store.sync();
+        } catch (MVStoreException error) {
+            // A full disk, say. The store takes nothing more, so this process ends, and whoever watches it starts another.
+            error.printStackTrace();
+            Runtime.getRuntime().halt(1);
+        }
     }
 
     /** Refused documents are counted as inserted by mongo-java-server. */
