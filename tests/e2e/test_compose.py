@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -183,6 +184,40 @@ def test_clients_on_the_host_reach_mongodb_at_the_documented_url(stack: Stack) -
         indexes = client.get_default_database()["raw_sales"].index_information()
         # The sales service has been there before.
         assert any(index.get("unique") and index["key"] == [("event_id", 1)] for index in indexes.values()), indexes
+
+
+def test_sales_are_stored_once_and_the_bad_set_aside(stack: Stack) -> None:
+    def events() -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(stack.url("SALES_PORT", "/stats"), timeout=30).json()["events"]
+        return found
+
+    before = events()
+    shares = (
+        "--sales",
+        "400",
+        "--duplicates",
+        "0.1",
+        "--conflicts",
+        "0.05",
+        "--bad",
+        "0.05",
+        "--json-summary",
+        "--quiet",
+    )
+    servers = f"localhost:{stack.ports['KAFKA_PORT']}"
+    sent = json.loads(run(sys.executable, "tools/send_sales.py", *shares, "--bootstrap-servers", servers))
+    assert (sent["stored"], sent["duplicate"], sent["dead_letters"]) == (320, 40, 40)
+
+    def settled() -> dict[str, int]:
+        now = events()
+        aside = sum(now["dead_letters"].values()) - sum(before["dead_letters"].values())
+        return {
+            "stored": now["stored"] - before["stored"],
+            "duplicate": now["duplicates"] - before["duplicates"],
+            "dead_letters": aside,
+        }
+
+    wait_for("all of them", lambda: settled() == {name: sent[name] for name in settled()}, VISIBLE_SECONDS)
 
 
 def test_the_sales_service_stays_ended_when_it_was_asked_to_end(stack: Stack) -> None:
