@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from math import nan
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -78,13 +79,15 @@ class Progress(Collector):
     def lag(self, partition: TopicPartition) -> tuple[int, float]:
         """(records, seconds) behind. 0 seconds where nothing waits; else the age of the oldest waiting record by its own time.
         Where that is not read yet: since it came, or since the last stored one where that is later or all that is known, which is
-        the most that it can be old."""
+        the most that it can be old; NaN where neither is known."""
         records = max(0, self._ends.get(partition, 0) - self._stored[partition])
         if waiting := self._read.get(partition):
             return max(1, records), max(0.0, self._clock().timestamp() - waiting[0][1])
         known = (self._times.get(partition), self._behind_since.get(partition))
         since = max((at for at in known if at is not None), default=None)
-        return records, max(0.0, self._clock().timestamp() - since) if records and since is not None else 0.0
+        if not records:
+            return 0, 0.0
+        return records, nan if since is None else max(0.0, self._clock().timestamp() - since)
 
     def lags(self) -> dict[TopicPartition, tuple[int, float]]:
         """``lag`` of every partition that is ours."""
@@ -97,7 +100,7 @@ class Progress(Collector):
         )
         seconds = GaugeMetricFamily(
             "consumer_lag_seconds",
-            "Age of the oldest record not stored yet (where it is not read yet: the most that it can be); 0 where none waits.",
+            "Age of the oldest record not stored yet (not read yet: the most that it can be; NaN: unknown); 0 where none waits.",
             labels=labels,
         )
         stuck = GaugeMetricFamily(

@@ -296,6 +296,6 @@ class Runner(Generic[Row]):
         self._generation = NOT_POSITIONED  # what is in hand builds on what was not written
 
     async def _tell(self) -> None:
-        told, self._untold, self._told_at = self._untold, {}, self._monotonic()
-        if told:
-            await self._source.commit(told)
+        if self._untold and await self._source.commit(self._untold):
+            self._untold = {}
+        self._told_at = self._monotonic()

@@ -197,14 +197,9 @@ def describe(settings: ServiceSettings, environ: Mapping[str, str] | None = None
     in_file = {name.upper(): value for name, value in dotenv_values(ENV_FILE).items()}
     rows = []
     for name, variables in env_names(type(settings)).items():
-        origin = "default"
-        for variable in variables:
-            if _set(variable, environ):
-                origin = f"environment ({variable})"
-                break
-            if _set(variable, in_file):
-                origin = f"{ENV_FILE} ({variable})"
-                break
+        found = [f"environment ({variable})" for variable in variables if _set(variable, environ)]
+        found += [f"{ENV_FILE} ({variable})" for variable in variables if _set(variable, in_file)]
+        origin = found[0] if found else "default"
         value = getattr(settings, name)
         shown = ",".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
         rows.append((variables[0], mask(shown), origin))
@@ -217,7 +212,9 @@ def _set(variable: str, values: Mapping[str, str | None]) -> bool:
 
 def mask(text: str) -> str:
     """``text`` with the password of every URL in it replaced."""
-    text = re.sub(r"://([^:/?#\s]*):[^/?#\s]*@", r"://\1:***@", text)
+    text = re.sub(
+        r"://([^:/?#\s]*):[^\s,]*@", r"://\1:***@", text
+    )  # up to the last @: it may not be encoded as it should
     return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
 

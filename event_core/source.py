@@ -69,8 +69,8 @@ class Source(Protocol):
     def seek(self, partition: TopicPartition, offset: int | None) -> None:
         """Reads ``partition`` from ``offset`` on; with None nothing of it, until the next ``seek`` with an offset."""
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Tells Kafka the next offsets. Never raises for a failed commit: a store that reads on from there reads some again."""
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
+        """Tells Kafka the next offsets; whether it has them now. Never raises for a failed commit."""
 
     async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The next offsets that Kafka was told last, of those ``partitions`` that it was ever told.
@@ -170,8 +170,9 @@ class MemorySource:
         elif partition in self._assignment:
             self._positions[partition] = offset
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
         self.told.update(offsets)
+        return True
 
     async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         await asyncio.sleep(0)

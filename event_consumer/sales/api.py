@@ -16,7 +16,7 @@ from event_consumer.progress import Progress
 from event_consumer.sales.collection import Facts
 from event_consumer.sales.metrics import WINDOW_SECONDS, Lag, SalesMetrics
 from event_consumer.sales.settings import SalesSettings
-from event_core.errors import DatabaseUnavailable
+from event_core.errors import PlatformError
 from event_core.health import Health
 from event_core.telemetry import get_logger
 
@@ -43,7 +43,7 @@ class Partition(BaseModel):
     partition: int
     next_offset: int = Field(description="Everything before it is stored")
     lag_records: int
-    lag_milliseconds: float
+    lag_milliseconds: float | None = Field(description="Null where records wait, and it is not known since when")
 
 
 class Kafka(BaseModel):
@@ -127,13 +127,13 @@ class Desk:
             topic=self._settings.sales_topic,
             dead_letter_topic=self._settings.dlq_topic,
             group_id=self._settings.kafka_group_id,
-            lag_milliseconds=None if math.isnan(lag) else round(lag, 3),
+            lag_milliseconds=_known(lag),
             partitions=[
                 Partition(
                     partition=partition.partition,
                     next_offset=self._progress.stored[partition],
                     lag_records=records,
-                    lag_milliseconds=round(seconds * 1000, 3),
+                    lag_milliseconds=_known(seconds * 1000),
                 )
                 for partition, (records, seconds) in sorted(self._progress.lags().items())
             ],
@@ -145,7 +145,7 @@ class Desk:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     facts = await self._mongodb.facts()
-            except (TimeoutError, DatabaseUnavailable) as error:
+            except (TimeoutError, PlatformError) as error:
                 problem = str(error) or f"no answer within {ANSWER_SECONDS:g} s"
         return MongoDB(
             status="down" if problem else "up",
@@ -170,6 +170,10 @@ class Desk:
             per_second=round(self._metrics.per_second, 3),
             window_seconds=WINDOW_SECONDS,
         )
+
+
+def _known(milliseconds: float) -> float | None:
+    return None if math.isnan(milliseconds) else round(milliseconds, 3)
 
 
 def sales_routers(desk: Desk, admin_api_key: SecretStr | None, shut_down: Callable[[], Any]) -> list[APIRouter]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from prometheus_client import Counter
-from pymongo import ASCENDING, AsyncMongoClient, IndexModel
-from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, WTimeoutError
+from pymongo import ASCENDING, AsyncMongoClient, IndexModel, ReadPreference
+from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError, WTimeoutError
 from pymongo.write_concern import WriteConcern
 
 from event_consumer import __version__
@@ -21,12 +21,15 @@ from event_core.errors import ConfigurationError, DatabaseUnavailable
 Document = dict[str, Any]
 
 INDEXES: Final = (
-    IndexModel([("event_id", ASCENDING)], name="event_id_unique", unique=True),
-    IndexModel([("sku", ASCENDING), ("ts", ASCENDING)], name="sku_ts"),
+    # With MongoDB's own names: those that somebody made before are the same then.
+    IndexModel([("event_id", ASCENDING)], unique=True),
+    IndexModel([("sku", ASCENDING), ("ts", ASCENDING)]),
 )
 FIND_IDS: Final = 1_000
 """Identities in one question: a question is a document, and those have a limit of 16 MB."""
 CLOSE_SECONDS: Final = 3.0
+INDEX_CONFLICTS: Final = frozenset({85, 86})
+"""IndexOptionsConflict, IndexKeySpecsConflict."""
 DURABLE: Final = WriteConcern(w="majority", j=True)
 
 
@@ -68,18 +71,30 @@ class MongoCollection:
     name = "mongodb"
 
     def __init__(self, settings: SalesSettings, writes: Counter) -> None:
-        """``writes`` counts the bulk writes by status: success, partial, error."""
+        """``writes`` counts the bulk writes by status: success, partial, error.
+
+        Raises:
+            ConfigurationError: the connection string, or a name, cannot be used.
+        """
         self._writes = writes
         milliseconds = int(settings.mongodb_timeout_seconds * 1000)
-        self._client: AsyncMongoClient[Document] = AsyncMongoClient(
-            settings.mongodb_url,
-            appname=f"event_consumer_sales/{__version__}",
-            connectTimeoutMS=min(5_000, milliseconds),
-            serverSelectionTimeoutMS=min(5_000, milliseconds),
-            socketTimeoutMS=milliseconds,  # a server that is frozen answers nothing, and TCP would wait for hours
-        )
-        database = self._client.get_database(settings.mongodb_database)
-        self._documents = database.get_collection(settings.mongodb_collection, write_concern=DURABLE)
+        try:
+            self._client: AsyncMongoClient[Document] = AsyncMongoClient(
+                settings.mongodb_url,
+                appname=f"event_consumer_sales/{__version__}",
+                connectTimeoutMS=min(5_000, milliseconds),
+                serverSelectionTimeoutMS=min(5_000, milliseconds),
+                socketTimeoutMS=milliseconds,  # a server that is frozen answers nothing, and TCP would wait for hours
+            )
+            # What was refused as a duplicate is read back: a secondary might not have it yet.
+            self._documents = self._client.get_database(settings.mongodb_database).get_collection(
+                settings.mongodb_collection, write_concern=DURABLE, read_preference=ReadPreference.PRIMARY
+            )
+        except (PyMongoError, ValueError, OSError) as error:  # its text may quote a password
+            raise ConfigurationError(
+                f"MONGODB_URL, MONGODB_DATABASE or MONGODB_COLLECTION cannot be used ({type(error).__name__}): percent-encode"
+                " what is special in the user's name and password, and see to the options and names"
+            ) from None
 
     async def prepare(self) -> None:
         with _translated():
@@ -90,6 +105,11 @@ class MongoCollection:
                     raise ConfigurationError(
                         f"{self._documents.full_name} holds documents of the same event_id, so no unique index can be made:"
                         f" remove them, or set MONGODB_COLLECTION to another collection ({error.details or error})"
+                    ) from error
+                if error.code in INDEX_CONFLICTS:
+                    raise ConfigurationError(
+                        f"{self._documents.full_name} has an index that is in the way of ours ({error}): drop it, or set"
+                        " MONGODB_COLLECTION to another collection"
                     ) from error
                 raise
 
@@ -153,11 +173,9 @@ def _translated() -> Iterator[None]:
         verdict = judge(error.code)
         if verdict is Verdict.WAIT:
             raise DatabaseUnavailable(f"MongoDB cannot do it now: {error}") from error
-        if verdict is Verdict.STOP:
-            raise ConfigurationError(
-                f"MongoDB refuses: {error}; see to MONGODB_URL and to its user's rights"
-            ) from error
-        raise
+        raise ConfigurationError(f"MongoDB refuses: {error}; see to MONGODB_URL and to its user's rights") from error
+    except PyMongoError as error:  # a name that no resolver knows, say
+        raise DatabaseUnavailable(f"MongoDB cannot be reached: {error}") from error
 
 
 class MemoryCollection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Protocol
@@ -40,10 +41,11 @@ class LetterTopic:
         self._topic = topic
         self._clock = clock
         self._outbox = Outbox(settings)
+        self._sending = asyncio.Lock()  # lanes send at the same time, and the producer is left after an error of one
 
     async def send(self, letters: Sequence[DeadLetter]) -> None:
         now = self._clock()
-        async with self._outbox.in_time(len(letters)):
+        async with self._sending, self._outbox.in_time(len(letters)):
             refused = await self._offer(letters, now, MAX_DEAD_LETTER_BYTES)
             if refused:
                 refused = await self._offer([letters[place] for place in refused], now, SMALL_BYTES)

@@ -7,7 +7,7 @@ from collections import Counter as Tally
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import accumulate
-from math import inf, nan
+from math import inf, isnan, nan
 from typing import Any, Final
 
 from prometheus_client import Counter, Gauge
@@ -123,13 +123,14 @@ class Lag(Collector):
 
     @property
     def milliseconds(self) -> float:
-        """Of the partition that is most behind. NaN where none is ours, or it is not known yet where to read on."""
-        return max((seconds * 1000 for _, seconds in self._progress.lags().values()), default=nan)
+        """Of the partition that is most behind. NaN where none is ours, or of one it is not known."""
+        ages = [seconds * 1000 for _, seconds in self._progress.lags().values()]
+        return nan if any(map(isnan, ages)) else max(ages, default=nan)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         yield GaugeMetricFamily(
             "kafka_consumer_lag_milliseconds",
             "Age of the oldest record that is not stored yet, by its own time, of all partitions of this process; 0 where none"
-            " waits, NaN while it is not known where to read on.",
+            " waits, NaN while it is not known.",
             value=self.milliseconds,
         )

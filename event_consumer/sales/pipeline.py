@@ -8,6 +8,7 @@ import contextlib
 from event_consumer import __version__
 from event_consumer.app import Deps, create_app
 from event_consumer.batch import Batch
+from event_consumer.breaker import Breaker
 from event_consumer.pipeline import Pipeline, Reading, Work
 from event_consumer.sales.api import Desk, sales_routers
 from event_consumer.sales.collection import MongoCollection
@@ -60,7 +61,15 @@ def build(settings: SalesSettings) -> Built:
             stack.push_async_callback(collection.close)
             stack.push_async_callback(letters.close)
             await pipeline.run(
-                lambda source: SalesStore(collection, letters, source, retries=settings.max_retries), tracing, stop
+                lambda source: SalesStore(
+                    collection,
+                    letters,
+                    source,
+                    Breaker(settings.consumer_breaker_share),
+                    retries=settings.max_retries,
+                ),
+                tracing,
+                stop,
             )
 
     desk = Desk(settings, metrics, pipeline.progress, Health(settings.service_name, __version__, pings), collection)

@@ -99,7 +99,7 @@ def to_row(value: bytes | None, processed_at: float) -> SaleRow:
             "_id": sale_id,
             "sku": sale.sku,
             "qty": sale.qty,
-            "price": sale.price,
+            "price": sale.price + 0.0,  # -0.0 is 0.0
             "ts": sale.ts,
             "event_id": sale_id,
             "processed_at": processed_at,
@@ -109,8 +109,8 @@ def to_row(value: bytes | None, processed_at: float) -> SaleRow:
 
 def content_id(sale: Sale) -> str:
     """The identity of a sale that was sent without one: SHA-256, in hexadecimal, of ``[sku,qty,price,ts]`` as JSON in UTF-8
-    without spaces, the price in its shortest decimal form."""
-    return sha256(orjson.dumps([sale.sku, sale.qty, sale.price, sale.ts])).hexdigest()
+    without spaces, the price in the shortest form that reads back the same (29.99, 30.0, 1e16)."""
+    return sha256(orjson.dumps([sale.sku, sale.qty, sale.price + 0.0, sale.ts])).hexdigest()
 
 
 def same_sale(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -1,5 +1,5 @@
 """Settings of the sales pipeline. Names and defaults are those of the Sales Ingest Service; a ``SALES_`` name wins where the
-platform's other services read the plain one too."""
+platform's other services read the plain one too (and, as ever, the environment over ``.env``)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SalesSettings(BrokerSettings):
     )
     mongodb_database: str = Field("sales_db", min_length=1, description="Database of the sales")
     mongodb_collection: str = Field("raw_sales", min_length=1, description="Collection of the sales")
-    mongodb_timeout_seconds: float = Field(30.0, gt=0, description="Longest wait for one answer of MongoDB")
+    mongodb_timeout_seconds: float = Field(30.0, ge=0.1, le=3600, description="Longest wait for one answer of MongoDB")
     batch_size: int = Field(100, ge=1, le=50_000, description="Sales per write at most")
     flush_interval: float = Field(5.0, ge=0, description="Seconds after its first sale that a smaller batch is written")
     max_retries: int = Field(
@@ -70,8 +70,10 @@ class SalesSettings(BrokerSettings):
             raise ValueError(
                 f"KAFKA_TOPIC={self.sales_topic} is a topic of the events; sales have one of their own: set SALES_TOPIC"
             )
-        if self.dlq_topic == self.sales_topic:
-            raise ValueError("SALES_DLQ_TOPIC must be another topic than SALES_TOPIC")
+        if self.dlq_topic in (self.sales_topic, "events", "product_events", "events-dlq") or len(self.dlq_topic) > 249:
+            raise ValueError("SALES_DLQ_TOPIC must be a topic of its own, of at most 249 characters")
+        if self.kafka_group_id == "event_consumer":
+            raise ValueError("KAFKA_GROUP_ID=event_consumer is the events' group: set SALES_GROUP_ID")
         return self
 
     @model_validator(mode="after")

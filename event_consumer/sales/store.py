@@ -1,5 +1,4 @@
-"""Sales in MongoDB, their offsets in Kafka: the offset is committed once the write is durable, and the identity of a sale makes a
-second delivery harmless."""
+"""Sales in MongoDB, their offsets in Kafka: the identity of a sale makes a second delivery harmless."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from event_consumer.batch import Batch, Item
+from event_consumer.breaker import Breaker
 from event_consumer.dead_letter import DeadLetter, dead_letter
 from event_consumer.gaps import Position
 from event_consumer.sales.collection import Collection, Document, Refusal
@@ -15,7 +15,13 @@ from event_consumer.sales.rows import SaleRow, same_sale
 from event_consumer.sales.verdict import DUPLICATE, judge
 from event_consumer.store import FenceLost, Written
 from event_consumer.verdict import Verdict
-from event_core.errors import ConfigurationError, DatabaseUnavailable, UndecodableMessage
+from event_core.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    DatabaseUnavailable,
+    DeadLetterFlood,
+    UndecodableMessage,
+)
 from event_core.source import Logs
 from event_core.topics import TopicPartition
 
@@ -26,36 +32,52 @@ class Offsets(Protocol):
     async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Of those that were ever committed. Raises BrokerUnavailable."""
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Never raises: what is not committed is read again."""
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
+        """Whether Kafka has them now."""
 
 
 class SalesStore:
     """The sales pipeline's store."""
 
-    def __init__(self, collection: Collection, letters: Letters, offsets: Offsets, *, retries: int = 3) -> None:
-        """``retries``: how often a document may be refused before it is set aside."""
+    def __init__(
+        self, collection: Collection, letters: Letters, offsets: Offsets, breaker: Breaker, *, retries: int = 3
+    ) -> None:
+        """``breaker`` looks at what MongoDB refuses; ``retries``: how often a document may be refused before it is set aside."""
         self._collection = collection
+        self._breaker = breaker
         self._letters = letters
         self._offsets = offsets
         self._retries = retries
 
     async def positions(self, logs: Logs) -> dict[TopicPartition, Position]:
         await self._collection.prepare()
-        committed = await self._offsets.committed(logs.of)
-        return {partition: Position(committed.get(partition, log.begin)) for partition, log in logs.of.items()}
+        committed = dict(await self._offsets.committed(logs.of))
+        first = {partition: log.begin for partition, log in logs.of.items() if partition not in committed}
+        # Committed before anything is read: what is deleted before it could be stored is a gap then.
+        if first and not await self._offsets.commit(first):
+            raise BrokerUnavailable("Kafka does not take the group's first offsets")
+        return {partition: Position(offset) for partition, offset in (committed | first).items()}
 
     async def write(self, batch: Batch[SaleRow], expected: Mapping[TopicPartition, int]) -> Written | FenceLost:
-        """Documents, then dead letters, then offsets; each step may be done again. There is no fence to be lost.
+        """Documents, then dead letters; the loop commits the offsets behind them. Each step may be done again, and there is no
+        fence to be lost.
 
         Raises:
             DatabaseUnavailable, BrokerUnavailable: write the same batch again; what of it is stored is recognised.
+            DeadLetterFlood: MongoDB refuses so many documents that the fault must be ours.
+            ConfigurationError: an operator must see to it.
         """
-        stored, duplicates, refused = await self._store(batch.items)
-        letters = [*batch.dead, *refused]
+        stored, duplicates, aside = await self._store(batch.items)
+        refused = [letter for letter in aside if letter.reason == "refused_by_store"]
+        if self._breaker.trips(len(batch), len(refused)):
+            raise DeadLetterFlood(f"MongoDB refuses most documents, the last one because: {refused[-1].error}")
+        letters = [*batch.dead, *aside]
         if letters:
-            await self._letters.send(letters)
-        await self._offsets.commit(batch.offsets)
+            try:
+                await self._letters.send(letters)
+            except BaseException:
+                self._breaker.discard(len(batch))  # it is written again
+                raise
         return Written(stored, duplicates, letters)
 
     async def _store(self, items: Sequence[Item[SaleRow]]) -> tuple[int, int, list[DeadLetter]]:

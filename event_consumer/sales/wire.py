@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from event_consumer.sales.sales_event_pb2 import SalesEvent
 from event_core.errors import UndecodableMessage
@@ -15,6 +16,7 @@ from event_core.errors import UndecodableMessage
 MAGIC: Final = 0
 """First byte of the prefix. No Protobuf message begins so: it would be the field number 0, which does not exist."""
 _ID_BYTES: Final = 4
+_KNOWN: Final = {field.number: field.name for field in SalesEvent.DESCRIPTOR.fields}
 _MOST_INDEXES: Final = 16
 """Nested messages that an index leads through; nobody nests so deeply."""
 
@@ -28,11 +30,19 @@ def read_sale(value: bytes | None) -> SalesEvent:
     if not value:
         raise UndecodableMessage("the record is empty", reason="not_protobuf")
     try:
-        return SalesEvent.FromString(value[_prefix_bytes(value) :] if value[0] == MAGIC else value)
+        sale = SalesEvent.FromString(value[_prefix_bytes(value) :] if value[0] == MAGIC else value)
     except DecodeError as error:
         raise UndecodableMessage(
             f"no Protobuf message of the form SalesEvent: {error}", reason="not_protobuf"
         ) from None
+    unknown = UnknownFieldSet(sale)
+    for place in range(len(unknown)):
+        number = unknown[place].field_number
+        if number in _KNOWN:  # one of ours in another type counts as unknown, and reads as absent
+            raise UndecodableMessage(
+                f"field {number} ({_KNOWN[number]}) has another type than SalesEvent gives it", reason="not_protobuf"
+            )
+    return sale
 
 
 def _prefix_bytes(value: bytes) -> int:

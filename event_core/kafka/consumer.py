@@ -161,13 +161,15 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._consumer.resume(assigned)
         self._held.discard(partition)
 
-    async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, int]) -> bool:
         try:
-            # Bounded: aiokafka tries again without end while no coordinator answers, and nothing depends on the outcome.
+            # Bounded: aiokafka tries again without end while no coordinator answers.
             async with asyncio.timeout(COMMIT_SECONDS):
                 await self._consumer.commit({native(partition): offset for partition, offset in offsets.items()})
         except (CommitFailedError, IllegalStateError, KafkaError, OSError, TimeoutError) as error:
             log.debug("the offsets were not told to Kafka", error=repr(error))
+            return False
+        return True
 
     async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         try:

@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 from prometheus_client import Counter
 
 from event_consumer.batch import Batch
+from event_consumer.breaker import Breaker
+from event_consumer.gaps import GapKind, check
 from event_consumer.sales.collection import INDEXES, Collection, Document, MemoryCollection, MongoCollection
 from event_consumer.sales.letters import MemoryLetters
 from event_consumer.sales.rows import SaleRow
 from event_consumer.sales.settings import SalesSettings
 from event_consumer.sales.store import SalesStore
 from event_consumer.store import Written
-from event_core.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable
+from event_core.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, DeadLetterFlood
 from event_core.settings import load
 from event_core.source import Log, Logs, MemorySource
+from event_core.topics import TopicPartition
 from tests.support.sales import P0, P1, batch, encoded
 
 
@@ -32,7 +35,7 @@ class Kept:
         self.collection = collection
         self.letters = MemoryLetters()
         self.source = MemorySource([P0, P1])
-        self.store = SalesStore(collection, self.letters, self.source)
+        self.store = SalesStore(collection, self.letters, self.source, Breaker(0.5))
         self.url = url
         self.name = name
 
@@ -126,23 +129,31 @@ async def test_the_same_batch_again_changes_nothing(kept: Kept) -> None:
     assert kept.documents() == before
 
 
-async def test_the_offset_is_committed_behind_everything_else(kept: Kept) -> None:
-    await kept.write(batch([encoded()], start=7))
-    assert kept.source.told == {P0: 8}
-    logs = Logs("cluster", {P0: Log(2, 20), P1: Log(3, 20)})
-    positions = await kept.store.positions(logs)
-    assert {partition: position.next_offset for partition, position in positions.items()} == {P0: 8, P1: 3}
+async def positions(kept: Kept, logs: dict[TopicPartition, Log]) -> dict[TopicPartition, int]:
+    found = await kept.store.positions(Logs("cluster", logs))
+    return {partition: position.next_offset for partition, position in found.items()}
 
 
-async def test_no_offset_is_committed_while_the_dead_letters_topic_is_away(kept: Kept) -> None:
+async def test_it_reads_on_where_kafka_was_told(kept: Kept) -> None:
+    kept.source.told = {P0: 8}
+    assert await positions(kept, {P0: Log(2, 20), P1: Log(3, 20)}) == {P0: 8, P1: 3}
+
+
+async def test_what_is_deleted_unread_since_the_first_start_is_a_gap(kept: Kept) -> None:
+    assert await positions(kept, {P0: Log(0, 100)}) == {P0: 0}
+    [position] = (await kept.store.positions(Logs("cluster", {P0: Log(60, 100)}))).values()
+    gap = check(position, Log(60, 100), "cluster")
+    assert gap is not None
+    assert gap.kind is GapKind.EXPIRED
+
+
+async def test_a_batch_is_not_written_while_its_letters_are_not_kept(kept: Kept) -> None:
     written = batch([encoded(), encoded(qty=6)])
     kept.letters.outage = BrokerUnavailable("Kafka is away")
     with pytest.raises(BrokerUnavailable):
         await kept.write(written)
-    assert kept.source.told == {}
     kept.letters.outage = None
     assert await kept.write(written) == (1, 0, ["conflict"])  # stored by the first attempt, and counted once
-    assert kept.source.told == {P0: 2}
     assert len(kept.letters.kept) == 1
 
 
@@ -153,9 +164,9 @@ async def test_the_indexes_are_made_once_and_for_all(kept: Kept) -> None:
         return
     with pymongo.MongoClient[dict[str, Any]](kept.url) as client:
         made = client.get_database("sales_db")[kept.name].index_information()
-    assert made["event_id_unique"]["key"] == [("event_id", 1)]
-    assert made["event_id_unique"]["unique"]
-    assert made["sku_ts"]["key"] == [("sku", 1), ("ts", 1)]
+    assert made["event_id_1"]["key"] == [("event_id", 1)]
+    assert made["event_id_1"]["unique"]
+    assert made["sku_1_ts_1"]["key"] == [("sku", 1), ("ts", 1)]
     assert len(made) == 1 + len(INDEXES)
 
 
@@ -189,7 +200,6 @@ class TestMemoryOnly:
         collection.lose_answers = 1
         with pytest.raises(DatabaseUnavailable):
             await kept.write(written)
-        assert kept.source.told == {}
         assert await kept.write(written) == (3, 0, [])
 
     async def test_a_document_that_mongodb_refuses_is_set_aside_after_its_retries_and_alone(self) -> None:
@@ -214,14 +224,22 @@ class TestMemoryOnly:
         with pytest.raises(DatabaseUnavailable):
             await kept.write(batch([encoded()]))
         assert not kept.letters.kept
-        assert kept.source.told == {}
 
     async def test_our_own_fault_ends_the_loop(self) -> None:
         kept, collection = self.kept()
         collection.refuses = {"SKU-ABC-123": 13}
         with pytest.raises(ConfigurationError, match="code 13"):
             await kept.write(batch([encoded()]))
-        assert kept.source.told == {}
+        assert not kept.letters.kept
+
+    async def test_where_mongodb_refuses_most_documents_the_fault_is_ours(self) -> None:
+        """A validator that somebody made, say: nothing more is set aside."""
+        kept, collection = self.kept()
+        collection.refuses = {"SKU-ABC-123": 121}
+        for number in range(4):
+            await kept.write(batch([encoded(event_id=f"{number}-{n}") for n in range(100)]))
+        with pytest.raises(DeadLetterFlood, match="121"):
+            await kept.write(batch([encoded(event_id=f"4-{n}") for n in range(100)]))
 
     @settings(deadline=None)
     @given(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from math import isnan
 
-import pytest
 from prometheus_client import CollectorRegistry
 
 from event_consumer.gaps import Gap, GapKind
@@ -61,12 +61,33 @@ def test_lag_is_0_when_nothing_waits_however_old_the_last_record_is() -> None:
     assert scraped.lag() == (0, 0.0)
 
 
-@pytest.mark.parametrize("record_ms", [-1, ms(START + timedelta(hours=1))])
-def test_a_time_that_is_unknown_or_lies_ahead_is_no_negative_lag(record_ms: int) -> None:
+def test_a_time_that_lies_ahead_is_no_negative_lag() -> None:
     scraped = Scraped()
     scraped.progress.take({P0: 0}, {P0: 10})
-    scraped.progress.store(P0, 4, record_ms)
+    scraped.progress.store(P0, 4, ms(START + timedelta(hours=1)))
     assert scraped.lag() == (6, 0.0)
+
+
+def test_where_records_wait_and_nobody_knows_since_when_the_lag_is_no_number() -> None:
+    scraped = Scraped()
+    scraped.progress.take({P0: 0}, {P0: 10})
+    scraped.progress.store(P0, 4, -1)
+    records, seconds = scraped.lag()
+    assert records == 6
+    assert seconds is not None
+    assert isnan(seconds)
+
+
+def test_what_is_in_hand_is_as_old_as_its_oldest_record() -> None:
+    scraped = Scraped()
+    scraped.progress.take({P0: 0}, {P0: 10})
+    scraped.progress.read(P0, 0, ms(START - timedelta(seconds=40)))
+    scraped.progress.read(P0, 5, ms(START - timedelta(seconds=20)))
+    assert scraped.lag() == (10, 40.0)
+    scraped.progress.store(P0, 5, ms(START - timedelta(seconds=21)))
+    assert scraped.lag() == (5, 20.0)
+    scraped.progress.take({P0: 5}, {P0: 10})
+    assert scraped.lag() == (5, 21.0), "read again later: known is the one before"
 
 
 def test_an_assignment_forgets_what_is_no_longer_ours_and_keeps_the_times_of_the_rest() -> None:

@@ -155,6 +155,23 @@ def test_a_stop_writes_what_is_being_written_and_what_is_in_hand() -> None:
     run(scenario())
 
 
+def test_what_kafka_does_not_take_is_told_again() -> None:
+    async def scenario() -> None:
+        consumer = Consumer()
+        consumer.log.takes_no_commits = True
+        consumer.append(0, *values(5))
+        consumer.start()
+        await consumer.until(lambda: len(consumer.store.rows) == 5)
+        await asyncio.sleep(5)
+        assert consumer.log.told == {}
+        consumer.log.takes_no_commits = False
+        await asyncio.sleep(2)
+        assert consumer.log.told[PARTITIONS[0]] == 5, "although nothing more came"
+        await consumer.stop()
+
+    run(scenario())
+
+
 def test_while_writes_are_slow_no_more_is_read_than_one_batch_in_flight_and_one_in_hand() -> None:
     async def scenario() -> None:
         consumer = Consumer(batch_size=10)

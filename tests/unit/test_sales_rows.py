@@ -87,7 +87,27 @@ def test_fields_of_a_later_schema_are_tolerated() -> None:
     assert to_row(later, 0.0) == to_row(encoded(), 0.0)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("qty", b"\x15\x05\x00\x00\x00"),  # fixed32
+        ("price", b"\x1d\xf5\x28\x50\x41"),  # float
+        ("price", b"\x18\x1d"),  # an integer
+        ("price", b"\x1a\x0529.99"),  # a text
+        ("event_id", b"\x28\x07"),  # an integer
+    ],
+)
+def test_a_field_of_another_type_is_refused_and_not_taken_for_absent(field: str, value: bytes) -> None:
+    error = refused(encoded(**{field: None}) + value)
+    assert error.reason == "not_protobuf"
+    assert f"({field})" in error.message
+
+
 # --- identity
+
+
+def test_zero_has_no_sign() -> None:
+    assert to_row(encoded(price=-0.0, event_id=None), 0.0) == to_row(encoded(price=0.0, event_id=None), 0.0)
 
 
 def test_without_an_id_the_content_is_the_identity() -> None:

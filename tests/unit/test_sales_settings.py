@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from prometheus_client import Counter
+
+from event_consumer.sales.collection import MongoCollection
 from event_consumer.sales.settings import SalesSettings
 from event_core.errors import ConfigurationError
 from event_core.settings import describe, load
@@ -49,6 +53,10 @@ def test_a_name_of_its_own_wins_over_one_that_others_read_too(monkeypatch: pytes
         ({"SALES_DLQ_TOPIC": "sales_txn"}, "SALES_DLQ_TOPIC"),
         ({"MONGODB_URL": "postgresql://localhost"}, "MONGODB_URL must have the form mongodb://"),
         ({"MONGODB_URL": "mongodb://user:hunter2@[::1/db"}, "percent-encode"),
+        ({"SALES_DLQ_TOPIC": "events-dlq"}, "SALES_DLQ_TOPIC"),
+        ({"SALES_TOPIC": "x" * 249}, "SALES_DLQ_TOPIC"),
+        ({"KAFKA_GROUP_ID": "event_consumer"}, "SALES_GROUP_ID"),
+        ({"MONGODB_TIMEOUT_SECONDS": "0.0005"}, "MONGODB_TIMEOUT_SECONDS"),
         ({"BATCH_SIZE": "0"}, "BATCH_SIZE"),
         ({"ADMIN_API_KEY": "short"}, "ADMIN_API_KEY"),
     ],
@@ -62,5 +70,37 @@ def test_what_is_wrong_is_named_and_nothing_secret_is(
 
 
 def test_the_password_is_masked_where_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = str(describe(settings(monkeypatch, MONGODB_URL="mongodb://admin:hunter2@db:27017/sales_db")))
-    assert "hunter2" not in shown
+    for password in ("hunter2", "hun@ter2", "hun/ter2"):
+        shown = str(describe(settings(monkeypatch, MONGODB_URL=f"mongodb://admin:{password}@db:27017/sales_db")))
+        assert "ter2" not in shown
+        assert "mongodb://admin:***@db:27017/sales_db" in shown
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"MONGODB_URL": "mongodb://admin:pa@ss:hunter2@h/db"},
+        {"MONGODB_URL": "mongodb://admin:pa/hunter2@h/db"},
+        {"MONGODB_URL": "mongodb://h:99999/db"},
+        {"MONGODB_URL": "mongodb://h/db?tlsCAFile=/nowhere"},
+        {"MONGODB_DATABASE": "a.b"},
+        {"MONGODB_COLLECTION": "$x"},
+    ],
+    ids=str,
+)
+def test_what_the_driver_cannot_use_is_told_without_a_password(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigurationError, match="MONGODB_URL") as caught:
+        MongoCollection(settings(monkeypatch, **wrong), Counter("writes", "x", ["status"], registry=None))
+    assert "hunter2" not in caught.value.message
+
+
+def test_where_a_value_comes_from_is_told_as_it_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The environment over .env, whichever of the two names is used."""
+    file = tmp_path / "env"
+    file.write_text("SALES_TOPIC=in_file\n")
+    monkeypatch.setattr("event_core.settings.ENV_FILE", str(file))
+    monkeypatch.setitem(SalesSettings.model_config, "env_file", str(file))
+    [row] = [row for row in describe(settings(monkeypatch, KAFKA_TOPIC="plain")) if row[0] == "SALES_TOPIC"]
+    assert row == ("SALES_TOPIC", "plain", "environment (KAFKA_TOPIC)")

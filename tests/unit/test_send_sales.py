@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from event_consumer.batch import Batch
+from event_consumer.breaker import Breaker
 from event_consumer.sales.collection import MemoryCollection
 from event_consumer.sales.letters import MemoryLetters
 from event_consumer.sales.rows import SaleRow, decoder, to_row
@@ -87,7 +88,7 @@ def test_the_store_does_with_each_record_what_was_foretold(mix: Mix) -> None:
     for one in told(mix):
         by_partition.setdefault(partition_for(one.record.key, PARTITIONS), []).append(one)
     collection, letters = MemoryCollection(), MemoryLetters()
-    store = SalesStore(collection, letters, _NoOffsets())
+    store = SalesStore(collection, letters, _NoOffsets(), Breaker(1))
     decode = decoder(utc_now)
     duplicates = 0
     foretold: Counter[Fate] = Counter()
@@ -115,8 +116,8 @@ class _NoOffsets:
     async def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return {}
 
-    async def commit(self, offsets: object) -> None:
-        pass
+    async def commit(self, offsets: object) -> bool:
+        return True
 
 
 @pytest.mark.parametrize("prefix", [False, True])
