@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from math import isnan
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from event_consumer.gaps import Gap, GapKind
