@@ -39,7 +39,9 @@ def duplicates(service: Service) -> float:
 @pytest.mark.parametrize("failpoint", [AFTER_THE_DOCUMENTS, AFTER_THE_LETTERS, BEFORE_KAFKAS_COMMIT])
 def test_killed_between_the_steps_of_a_write(sales: Sales, failpoint: str, kills: int) -> None:
     sold = Sold()
-    service = sales.service(**SMALL)
+    service = sales.start(**SMALL)
+    until("it knows where to begin", lambda: len(service.get("/stats").json()["kafka"]["partitions"]) == 3)
+    assert service.stop() == 0
     for _ in range(kills):
         sell(sales, sold, 200)
         before = sales.committed()

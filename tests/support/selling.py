@@ -103,7 +103,7 @@ class Sales:
         return Counter(letter.headers["__connect.errors.exception.class.name"].decode() for letter in letters)
 
     def committed(self) -> dict[int, int]:
-        """The group's offsets by partition."""
+        """The group's offsets by partition, of those that it has read of."""
         return asyncio.run(self._committed())
 
     async def _committed(self) -> dict[int, int]:
@@ -113,7 +113,7 @@ class Sales:
         await consumer.start()
         try:
             found = {number: await consumer.committed(TopicPartition(self.topic, number)) for number in range(3)}
-            return {number: offset for number, offset in found.items() if offset is not None}
+            return {number: offset for number, offset in found.items() if offset}
         finally:
             await consumer.stop()
 
