@@ -19,7 +19,7 @@ ARGS =
 UV_COMPILE := $(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 EXTRAS := ingestion consumer analytics migrate
 
-.PHONY: help setup build venv up dev down logs status restart clean doctor run sales migrate spool dlq offsets rebuild-rollups \
+.PHONY: help setup build venv up dev down logs status restart clean doctor run sales migrate spool dlq kafka offsets rebuild-rollups \
 	docker-build docker-run docker-logs docker-stop \
 	test test-unit test-integration test-e2e test-compose test-exhaustive test-coverage bench \
 	check lint format proto lock schema-docs api-docs
@@ -82,6 +82,9 @@ spool: venv ## Look into the collector's disk buffer (ARGS='list', 'show …' or
 
 dlq: venv ## Dead letters: look, mend, send again, give up (ARGS='list', 'show …', 'replay …' or 'discard …'; ARGS=--help)
 	@$(PY) -m tools.dlq $(ARGS)
+
+kafka: ## Kafka's own tools, without Docker (ARGS='topics --list', 'consumer-groups …' or 'console-consumer …')
+	@tools/kafka.sh $(ARGS)
 
 offsets: venv ## Where the consumer reads on, and deciding it anew (ARGS='show' or 'reset …'; ARGS=--help)
 	@$(PY) -m tools.offsets $(ARGS)

@@ -244,7 +244,10 @@ def _chosen(seen: Sequence[Seen], topic: str | None, partition: int | None, *, a
     of_topic = [each for each in seen if each.partition.topic == topic]
     if not of_topic:
         known = ", ".join(sorted({each.partition.topic for each in seen})) or "none"
-        raise Refused(f"the topic {topic} is neither the platform's nor was it ever read (known: {known})")
+        raise Refused(
+            f"the topic {topic} is none of the events', nor was it ever read by this group (known: {known}). Offsets of sales are"
+            " Kafka's own: see event_consumer/sales/README.md, Gaps"
+        )
     if partition is None:
         return [each for each in of_topic if each.position is not None] or of_topic
     return [each for each in of_topic if each.partition.partition == partition] or [

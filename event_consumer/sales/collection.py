@@ -27,6 +27,8 @@ INDEXES: Final = (
 )
 FIND_IDS: Final = 1_000
 """Identities in one question: a question is a document, and those have a limit of 16 MB."""
+PING_SECONDS: Final = 1.5
+"""Who asks for the service's health waits little longer."""
 CLOSE_SECONDS: Final = 3.0
 INDEX_CONFLICTS: Final = frozenset({85, 86})
 """IndexOptionsConflict, IndexKeySpecsConflict."""
@@ -152,7 +154,11 @@ class MongoCollection:
     async def ping(self) -> None:
         """Raises DatabaseUnavailable where the server does not answer."""
         with _translated():
-            await self._client.admin.command("ping")
+            try:
+                async with asyncio.timeout(PING_SECONDS):
+                    await self._client.admin.command("ping")
+            except TimeoutError:
+                raise DatabaseUnavailable(f"MongoDB does not answer within {PING_SECONDS:g} s") from None
 
     async def close(self) -> None:
         """Ends within some seconds, whatever the server does."""

@@ -40,7 +40,7 @@ def work(settings: SalesSettings) -> Work[SaleRow]:
         batch=Batch(settings.batch_size, settings.flush_interval, settings.consumer_batch_bytes),
         breaker_share=settings.consumer_breaker_share,
         destination="mongodb",
-        decide=f"end the service and set the offsets of group {settings.kafka_group_id} with kafka-consumer-groups.sh",
+        decide=f"end the service and set the offsets of group {settings.kafka_group_id}: event_consumer/sales/README.md, Gaps",
     )
 
 

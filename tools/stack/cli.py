@@ -103,7 +103,9 @@ def up(
         for name, address in {**({} if servers_only else services_of(config)), **servers_of(config)}.items():
             out.print(f"  {name:<11}{address}", markup=False)
     if servers_only:
-        out.print("Next: python -m event_consumer sales (or another service), make status, make logs, make down.")
+        out.print(
+            "Next: .venv/bin/python -m event_consumer sales (or another service), make status, make logs, make down."
+        )
     else:
         out.print("Next: make run (sends events and counts them), make status, make logs, make down.")
 

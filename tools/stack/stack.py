@@ -99,7 +99,7 @@ class LocalStack:
             if alive:
                 touched = self._supervisor.update(ALL_PROGRAMS)
                 if touched:
-                    self._report(f"settings changed: restarted {', '.join(touched)}")
+                    self._report(f"settings changed: restarted or stopped {', '.join(touched)}")
                 for name in self._supervisor.states():
                     self._supervisor.start(name)
             else:
@@ -215,10 +215,11 @@ class LocalStack:
             starts |= {state.pid} if state and state.pid else set()
             if waited > timeout or len(starts) > MOST_STARTS:
                 what = f"was not ready after {waited:.0f} s" if waited > timeout else "ends again and again"
+                ours = program in SERVICES
+                remedy = "See to what its log names, then: make up." if ours else "Without the data so far: make clean."
                 raise NotReadyError(
                     f"{program} {what}: {reason}\n{self._end_of_log(program)}",
-                    f"More of its log: make logs P={program}. Machine and ports: make doctor. "
-                    "Without the data so far: make clean, then try again.",
+                    f"More of its log: make logs P={program}. Machine and ports: make doctor. {remedy}",
                 )
             if waited > next_report:
                 self._report(f"waiting for {program}: {waited:.0f} s ({reason})")
