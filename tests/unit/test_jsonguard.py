@@ -148,7 +148,7 @@ def integers(value: Any) -> list[int]:
         "\ud800",
         2**64,
         -(2**63) - 1,
-        object(),
+        pytest.param(object(), id="object"),
         {1: 2},
     ],
     ids=repr,
