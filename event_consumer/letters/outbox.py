@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from event_consumer.letters.outgoing import Outgoing
+from event_core.codec import Record
+from event_core.dead_letters import MAX_DEAD_LETTER_BYTES
 from event_core.errors import BrokerUnavailable, RecordsRefused
 from event_core.kafka.producer import ProducerSession
 from event_core.settings import BrokerSettings
@@ -19,6 +21,8 @@ BATCH_SECONDS = 25.0
 SEND_SECONDS = 10.0
 """Longest wait for one acknowledgement; the client library has no bound of its own."""
 CLOSE_SECONDS = 3.0
+SMALL_BYTES = 8 << 10
+"""The stub of a letter that its topic does not take in full."""
 
 
 class Outbox:
@@ -75,6 +79,20 @@ class Outbox:
         for (topic, partition), places in lanes.items():
             await self._send(topic, partition, batch, places, refused)
         return refused
+
+    async def send_letters(self, topic: str, letters: int, record: Callable[[int, int], Record]) -> Mapping[int, str]:
+        """Sends ``letters`` dead letters: ``record(place, max_bytes)`` makes one, a stub where it is larger. What ``topic``
+        does not take in full is sent as a small stub. By the place, why it takes a letter in no form.
+
+        Raises:
+            BrokerUnavailable: as ``send`` does.
+        """
+        refused = await self.send([Outgoing(topic, record(place, MAX_DEAD_LETTER_BYTES)) for place in range(letters)])
+        if not refused:
+            return {}
+        places = list(refused)
+        again = await self.send([Outgoing(topic, record(place, SMALL_BYTES)) for place in places])
+        return {places[number]: why for number, why in again.items()}
 
     async def _partition(self, one: Outgoing) -> int:
         count = await self.partitions(one.topic)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -17,11 +16,10 @@ import asyncpg
 from event_consumer.database import borrowed
 from event_consumer.dead_letter import headers_of
 from event_consumer.letters.outbox import Outbox
-from event_consumer.letters.outgoing import Outgoing
 from event_consumer.settings import ConsumerSettings
 from event_core.clock import Monotonic, monotonic
 from event_core.codec import Record
-from event_core.dead_letters import MAX_DEAD_LETTER_BYTES, dead_letter_record
+from event_core.dead_letters import dead_letter_record
 from event_core.errors import Unavailable
 from event_core.postgres import check_schema
 from event_core.sqlfiles import load_sql
@@ -42,8 +40,6 @@ LONGEST_BACKOFF_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 3.0
 """How long a batch may take to end once the process was asked to."""
 CANCEL_SECONDS: Final = 2.0
-SMALL_BYTES: Final = 8 << 10
-"""The stub of a letter that the topic does not take in full."""
 SKIP_SECONDS: Final = 600.0
 """How long a letter is left alone that the topic does not take at all: its limit may be raised meanwhile."""
 MOST_SKIPPED: Final = 10_000
@@ -118,7 +114,9 @@ class Relay:
             if not rows:
                 return 0
             async with self._outbox.in_time(len(rows)):
-                refused = await self._send(rows)
+                refused = await self._outbox.send_letters(
+                    self._settings.dlq_topic, len(rows), lambda place, max_bytes: _record(rows[place], max_bytes)
+                )
             done = [row["dead_letter_id"] for place, row in enumerate(rows) if place not in refused]
             await connection.execute(MARK_RELAYED, done)
         for place, why in refused.items():
@@ -132,16 +130,6 @@ class Relay:
         async with borrowed(self._pool, self._settings) as connection:
             await check_schema(connection)
             return bool(await connection.fetchval(ANY_UNRELAYED, list(self._skipped)))
-
-    async def _send(self, rows: Sequence[asyncpg.Record]) -> Mapping[int, str]:
-        """By place, why the topic takes a letter in no form."""
-        topic = self._settings.dlq_topic
-        refused = await self._outbox.send([Outgoing(topic, _record(row, MAX_DEAD_LETTER_BYTES)) for row in rows])
-        if not refused:
-            return {}
-        places = list(refused)
-        again = await self._outbox.send([Outgoing(topic, _record(rows[place], SMALL_BYTES)) for place in places])
-        return {places[number]: why for number, why in again.items()}
 
     def _skip(self, row: asyncpg.Record, why: str) -> None:
         log.error(

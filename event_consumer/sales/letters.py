@@ -10,16 +10,13 @@ from uuid import UUID, uuid5
 
 from event_consumer.dead_letter import DeadLetter, headers_of
 from event_consumer.letters.outbox import Outbox
-from event_consumer.letters.outgoing import Outgoing
 from event_core.clock import Clock
 from event_core.codec import Record
-from event_core.dead_letters import MAX_DEAD_LETTER_BYTES, dead_letter_record
+from event_core.dead_letters import dead_letter_record
 from event_core.errors import BrokerUnavailable
 from event_core.settings import BrokerSettings
 
 SOURCE: Final = "event_consumer_sales"
-SMALL_BYTES: Final = 8 << 10
-"""The stub of a letter that the topic does not take in full."""
 _NAMESPACE: Final = UUID("6a0f1f2e-6f0c-5d0e-8d0a-53a1e5d7c0de")
 
 
@@ -46,17 +43,12 @@ class LetterTopic:
     async def send(self, letters: Sequence[DeadLetter]) -> None:
         now = self._clock()
         async with self._sending, self._outbox.in_time(len(letters)):
-            refused = await self._offer(letters, now, MAX_DEAD_LETTER_BYTES)
-            if refused:
-                refused = await self._offer([letters[place] for place in refused], now, SMALL_BYTES)
+            refused = await self._outbox.send_letters(
+                self._topic, len(letters), lambda place, max_bytes: letter_record(letters[place], now, max_bytes)
+            )
         if refused:
             why = next(iter(refused.values()))
             raise BrokerUnavailable(f"topic {self._topic} takes {len(refused)} dead letters in no form: {why}")
-
-    async def _offer(self, letters: Sequence[DeadLetter], now: datetime, max_bytes: int) -> dict[int, str]:
-        """By the place in ``letters``, why the topic refuses one."""
-        sent = [Outgoing(self._topic, letter_record(letter, now, max_bytes)) for letter in letters]
-        return dict(await self._outbox.send(sent))
 
     async def close(self) -> None:
         await self._outbox.close()

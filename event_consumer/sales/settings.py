@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 
-from event_core.settings import BrokerSettings, Port, TopicName
+from event_consumer.settings import PipelineSettings
+from event_core.settings import Port, TopicName
 
 
-class SalesSettings(BrokerSettings):
+class SalesSettings(PipelineSettings):
     service_name: str = Field("sales_ingest", description="Name in traces and logs")
     sales_port: Port = Field(8005, description="Port of the API")
     metrics_port: Port | None = Field(
@@ -33,9 +34,6 @@ class SalesSettings(BrokerSettings):
         validation_alias=AliasChoices("SALES_GROUP_ID", "KAFKA_GROUP_ID"),
         description="Consumer group; its offsets are Kafka's (also KAFKA_GROUP_ID)",
     )
-    kafka_group_instance_id: str | None = Field(
-        None, description="Unique per process: a restart then takes its partitions back at once"
-    )
     mongodb_url: str = Field(
         "mongodb://admin:password@localhost:27017/sales_db?authSource=admin",
         description="MongoDB connection string",
@@ -47,13 +45,6 @@ class SalesSettings(BrokerSettings):
     flush_interval: float = Field(5.0, ge=0, description="Seconds after its first sale that a smaller batch is written")
     max_retries: int = Field(
         3, ge=1, description="Refusals of one sale by its own fault before it is set aside; an outage never counts"
-    )
-    consumer_batch_bytes: int = Field(16 << 20, ge=1 << 20, description="Bytes of messages per write, about at most")
-    consumer_breaker_share: float = Field(
-        0.5,
-        gt=0,
-        le=1,
-        description="Stop where this share of the last 1,000 messages is bad: the fault is ours. 1: never",
     )
     admin_api_key: SecretStr | None = Field(
         None, min_length=16, description="Opens POST /shutdown; unset, that route is closed"

@@ -182,36 +182,21 @@ def test_started_while_mongodb_is_away(sales: Sales, mongo: Mongo) -> None:
     assert_each_once(sales, sold)
 
 
-def test_ends_in_order_while_mongodb_is_away(sales: Sales, mongo: Mongo) -> None:
+@pytest.mark.parametrize("how", ["dead", "frozen"])
+def test_ends_in_order_within_half_a_minute_while_mongodb_is_away(sales: Sales, mongo: Mongo, how: str) -> None:
+    away, back = (mongo.kill, mongo.start) if how == "dead" else (mongo.pause, mongo.resume)
     sold = Sold()
     service = sales.start(**SMALL)
     sell(sales, sold, 100)
     assert_each_once(sales, sold)
-    mongo.kill()
+    away()
     try:
         sell(sales, sold, 200)
         until("they are in hand", lambda: service.metric("kafka_consumer_lag_milliseconds") > 0)
         time.sleep(1)
         assert service.stop(30) == 0
     finally:
-        mongo.start()
-    service.start()
-    assert_each_once(sales, sold)
-
-
-def test_ends_within_half_a_minute_while_mongodb_is_frozen(sales: Sales, mongo: Mongo) -> None:
-    sold = Sold()
-    service = sales.start(**SMALL)
-    sell(sales, sold, 100)
-    assert_each_once(sales, sold)
-    mongo.pause()
-    try:
-        sell(sales, sold, 200)
-        until("they are in hand", lambda: service.metric("kafka_consumer_lag_milliseconds") > 0)
-        time.sleep(1)
-        assert service.stop(30) == 0
-    finally:
-        mongo.resume()
+        back()
     service.start()
     assert_each_once(sales, sold)
 

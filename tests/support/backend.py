@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -297,9 +297,18 @@ class DockerBackend:
         self._proxy.close()
 
 
-def docker_has_images() -> bool:
-    """Whether an engine answers and has both images, or can pull them."""
+def on_docker(*images: str) -> bool:
+    """Whether TEST_BACKEND asks for Docker or, where it is unset, an engine answers and has ``images``, or can pull them."""
+    wanted = os.environ.get("TEST_BACKEND", "")
+    if wanted not in ("", "docker", "local"):
+        raise ValueError(f"TEST_BACKEND={wanted}: docker, local, or unset")
+    chosen = wanted == "docker" or (not wanted and _docker_has(images))
+    if chosen:
+        os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+    return chosen
 
+
+def _docker_has(images: Sequence[str]) -> bool:
     def runs(*command: str, seconds: float) -> bool:
         try:
             return subprocess.run(command, capture_output=True, timeout=seconds, check=False).returncode == 0
@@ -310,16 +319,10 @@ def docker_has_images() -> bool:
         return False
     return all(
         runs("docker", "image", "inspect", image, seconds=10) or runs("docker", "pull", "-q", image, seconds=180)
-        for image in (KAFKA_IMAGE, POSTGRES_IMAGE)
+        for image in images
     )
 
 
 def open_backend(home: Path) -> Backend:
     """The backend that TEST_BACKEND asks for, started. ``home`` is where the local one keeps its state."""
-    wanted = os.environ.get("TEST_BACKEND", "")
-    if wanted not in ("", "docker", "local"):
-        raise ValueError(f"TEST_BACKEND={wanted}: docker, local, or unset")
-    if wanted == "docker" or (not wanted and docker_has_images()):
-        os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-        return DockerBackend()
-    return LocalBackend(home)
+    return DockerBackend() if on_docker(KAFKA_IMAGE, POSTGRES_IMAGE) else LocalBackend(home)

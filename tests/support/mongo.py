@@ -14,13 +14,11 @@ from typing import Protocol
 
 from testcontainers.core.container import DockerContainer
 
-from tests.support.backend import READY_SECONDS, free_port
+from tests.support.backend import READY_SECONDS, free_port, on_docker
 from tools.stack import StackConfig, broker, mongod
-from tools.stack.compose import engine_version, run
 
 IMAGE = "mongo:7"
 USER, PASSWORD = "admin", "password"
-PULL_SECONDS = 180.0
 
 
 class Mongo(Protocol):
@@ -115,20 +113,6 @@ class DockerMongo:
         self._container.stop()
 
 
-def docker_has_image() -> bool:
-    """Whether an engine answers and has MongoDB's image, or can pull it."""
-    if engine_version() is None:
-        return False
-    commands = {10.0: ["docker", "image", "inspect", IMAGE], PULL_SECONDS: ["docker", "pull", "-q", IMAGE]}
-    return any(run(command, seconds) is not None for seconds, command in commands.items())
-
-
 def open_mongo(home: Path) -> Mongo:
     """The server that TEST_BACKEND asks for, started. ``home`` is where the local one keeps its state."""
-    wanted = os.environ.get("TEST_BACKEND", "")
-    if wanted not in ("", "docker", "local"):
-        raise ValueError(f"TEST_BACKEND={wanted}: docker, local, or unset")
-    if wanted == "docker" or (not wanted and docker_has_image()):
-        os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-        return DockerMongo()
-    return LocalMongo(home)
+    return DockerMongo() if on_docker(IMAGE) else LocalMongo(home)
