@@ -33,10 +33,31 @@ _INDEXES = """
     from pg_index where indrelid = %s order by not indisprimary, 1
 """
 
+_VIEWS = """
+    select c.oid, c.relname, coalesce(obj_description(c.oid), '')
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind = 'v' and n.nspname = 'analytics'
+    order by c.relname
+"""
+_FUNCTIONS = """
+    select p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), coalesce(obj_description(p.oid), '')
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'analytics'
+    order by p.proname, 2
+"""
+
 _HEAD = """# Schema
 
 What the migrations in `event_core/sql/migrations/` make of an empty database, read from the database's own catalogue
 (`make schema-docs` writes this file; `tests/migration/` keeps it true). Times are `timestamptz` in UTC.
+"""
+
+
+_ANALYTICS = """
+## Views of analytics
+
+What may be asked: the role `analytics_reader` reads these and the functions below, and nothing else. The API runs nothing
+else either.
 """
 
 
@@ -55,6 +76,14 @@ def describe_schema(url: str) -> str:
             parts.append("\n```sql\n")
             parts.extend(f"{definition};\n" for (definition,) in connection.execute(_INDEXES, [oid]).fetchall())
             parts.append("```\n")
+        parts.append(_ANALYTICS)
+        for oid, view, comment in connection.execute(_VIEWS).fetchall():
+            parts.append(f"\n### analytics.{view}\n\n{comment}\n\n| column | type | meaning |\n|---|---|---|\n")
+            for name, kind, _, _, meaning in connection.execute(_COLUMNS, [oid]).fetchall():
+                parts.append(f"| {name} | {kind} | {meaning} |\n")
+        parts.append("\n## Functions of analytics\n")
+        for name, arguments, result, comment in connection.execute(_FUNCTIONS).fetchall():
+            parts.append(f"\n- `analytics.{name}({arguments})` → `{result}`  \n  {comment}\n")
     return "".join(parts)
 
 
