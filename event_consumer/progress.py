@@ -23,6 +23,7 @@ class Progress(Collector):
         self._ends: dict[TopicPartition, int] = {}
         self._times: dict[TopicPartition, float] = {}
         self._gaps: dict[TopicPartition, Gap] = {}
+        self._known: set[TopicPartition] = set()
         self._behind_since: dict[TopicPartition, float] = {}
         """When the first record came that waits, where nothing waited before it; of what waited at the start it is not known."""
         self._read: dict[TopicPartition, deque[tuple[int, float]]] = {}
@@ -34,6 +35,11 @@ class Progress(Collector):
         return self._stored
 
     @property
+    def known(self) -> Mapping[TopicPartition, int]:
+        """``stored`` of those partitions whose log is known to be the one that was read."""
+        return {partition: self._stored[partition] for partition in self._known}
+
+    @property
     def gaps(self) -> Mapping[TopicPartition, Gap]:
         """Partitions that are not read on."""
         return self._gaps
@@ -43,15 +49,18 @@ class Progress(Collector):
         self._stored, self._ends = dict(stored), dict(ends)
         self._times = {partition: at for partition, at in self._times.items() if partition in stored}
         self._gaps = {partition: gap for partition, gap in self._gaps.items() if partition in stored}
-        self._behind_since, self._read = {}, {}
+        self._known, self._behind_since, self._read = set(), {}, {}
 
     def stuck(self, partition: TopicPartition, gap: Gap, unread_from: int) -> None:
         """``partition`` is not read on; what its log holds from ``unread_from`` on was never read."""
         self._gaps[partition] = gap
+        self._known.discard(partition)
         self._stored[partition] = unread_from
 
     def unstuck(self, partition: TopicPartition) -> None:
+        """``partition``, which is ours, is read on: its log is the one that was read."""
         self._gaps.pop(partition, None)
+        self._known.add(partition)
 
     def hear(self, ends: Mapping[TopicPartition, int]) -> None:
         """The logs' ends, as last heard."""

@@ -10,6 +10,7 @@ from event_consumer.batch import Batch
 from event_consumer.events.partitions import Maintenance
 from event_consumer.events.rows import EventRow, decoder
 from event_consumer.events.store import PostgresStore
+from event_consumer.freshness import Freshness, noted_by
 from event_consumer.gauges import Gauges
 from event_consumer.letters.desk import Desk
 from event_consumer.letters.relay import Relay
@@ -21,6 +22,7 @@ from event_consumer.settings import ConsumerSettings
 from event_core.kafka.topics import platform_topics
 from event_core.main import Built
 from event_core.postgres import PostgresPing, instants_as_integers, open_pool, opened
+from event_core.source import Source
 from event_core.telemetry import Tracing
 
 
@@ -56,21 +58,31 @@ def build(settings: ConsumerSettings) -> Built:
         settings, size=LANES + 1, application="event_consumer", init=instants_as_integers, server_settings=bounds
     )
     others = open_pool(settings, size=6, application="event_consumer_desk")
+    # A connection of its own, and no wait for the disk: the offsets' locks are held for a moment only, once a second, and what a
+    # crash of the server takes from a watermark is noted again.
+    lightly = {**bounds, "synchronous_commit": "off"}
+    noting = open_pool(settings, size=1, application="event_consumer_freshness", server_settings=lightly)
     store = PostgresStore(writers, settings, settings.kafka_group_id, retries=settings.consumer_max_retries)
     upkeep, relay = Maintenance(others, settings), Relay(others, settings)
     gauges = Gauges(others, settings.kafka_group_id, metrics.registry, upkeep)
+    freshness = Freshness(pipeline.progress, noted_by(noting, settings.kafka_group_id))
     built = Built(ports=[settings.consumer_port], ports_setting="CONSUMER_PORT", registry=metrics.registry)
+
+    def joined(source: Source) -> PostgresStore:
+        freshness.ask_of(source.logs)
+        return store
 
     async def run(stop: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(asyncio.to_thread, tracing.shutdown)
             await stack.enter_async_context(opened(writers))
             await stack.enter_async_context(opened(others))
+            await stack.enter_async_context(opened(noting))
             try:
                 async with asyncio.TaskGroup() as together:  # a fault of one ends them all, and the process with them
-                    for beside in (upkeep, relay, gauges):
+                    for beside in (upkeep, relay, gauges, freshness):
                         together.create_task(beside.run(stop))
-                    together.create_task(pipeline.run(lambda _: store, tracing, stop))
+                    together.create_task(pipeline.run(joined, tracing, stop))
             except ExceptionGroup as faults:
                 raise faults.exceptions[0] from None
 

@@ -7,6 +7,7 @@ set next_offset = $5,
     cluster_id = null,
     last_mark = null,
     last_record_at = null,
+    caught_up_at = null,
     updated_at = now()
 where consumer_group = $1 and topic = $2 and partition = $3 and next_offset = $4
 returning next_offset

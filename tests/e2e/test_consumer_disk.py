@@ -78,11 +78,10 @@ def test_a_full_disk_pauses_the_consumer_without_a_dead_letter(
         if consumer.metric("consumer_database_waits_total", sqlstate_class="53"):
             break
     until("it meets the full disk", lambda: consumer.metric("consumer_database_waits_total", sqlstate_class="53") >= 2)
-    stored, offsets = count(url), query(url, "select * from consumer_offsets order by topic, partition")
+    moved = "select topic, partition, next_offset, updated_at from consumer_offsets order by topic, partition"
+    stored, offsets = count(url), query(url, moved)
     time.sleep(3)
-    assert query(url, "select * from consumer_offsets order by topic, partition") == offsets, (
-        "it pauses, without a commit"
-    )
+    assert query(url, moved) == offsets, "it pauses, without a commit"
     assert count(url) == stored < sent
     assert count(url, "dead_letters") == 0
     assert consumer.running()
