@@ -152,9 +152,10 @@ api-docs: venv ## Write docs/api/rest/event-collector.yaml anew from the code (A
 
 # --- dependencies
 
-lock: venv ## Renew requirements/*.lock from pyproject.toml (ARGS=--upgrade for newer versions)
+lock: venv ## Renew requirements/*.lock from pyproject.toml and superset.in (ARGS=--upgrade for newer versions)
 	@$(UV_COMPILE) $(ARGS) --all-extras --group dev pyproject.toml -o requirements/dev.lock
 	@for extra in $(EXTRAS); do \
-		$(UV_COMPILE) --extra $$extra -c requirements/dev.lock pyproject.toml -o requirements/$$extra.lock || exit 1; \
+		$(UV_COMPILE) --extra $$extra $$([ $$extra = analytics ] && echo --extra parquet) -c requirements/dev.lock pyproject.toml -o requirements/$$extra.lock || exit 1; \
 	done
+	@$(UV_COMPILE) $(ARGS) requirements/superset.in -o requirements/superset.lock
 	@if grep -l '://' requirements/*.lock; then echo "These locks name a host; they must not." >&2; exit 1; fi

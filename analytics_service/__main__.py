@@ -17,13 +17,10 @@ def build(settings: AnalyticsSettings) -> Built:
     tracing = Tracing.from_settings(settings)
     pool = open_reader(settings)
     store = PostgresStore(pool, settings, metrics, tracing)
-    deps = Deps(store, [PostgresPing(pool)], metrics, tracing, opened(pool))
-    return Built(
-        app=create_app(settings, deps),
-        ports=[settings.analytics_port],
-        ports_setting="ANALYTICS_PORT",
-        registry=metrics.registry,
-    )
+    built = Built(ports=[settings.analytics_port], ports_setting="ANALYTICS_PORT", registry=metrics.registry)
+    deps = Deps(store, [PostgresPing(pool)], metrics, tracing, opened(pool), built.stop)
+    built.app = create_app(settings, deps)
+    return built
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -26,3 +26,10 @@ class Metrics:
         self.failures = Counter(
             "analytics_query_failures_total", "Questions not answered, by error code.", ["code"], registry=registry
         )
+        self.cache = Counter(
+            "analytics_cache_requests_total",
+            "Questions, by whether the answer was kept.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.cache_bytes = Gauge("analytics_cache_bytes", "Memory that kept answers take, roughly.", registry=registry)

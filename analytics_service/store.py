@@ -1,71 +1,102 @@
-"""Asks Postgres. The connections are read-only and every query has a time limit."""
+"""Asks Postgres. The connections can only read the schema analytics, and every statement has a time limit."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
-from typing import Protocol
+from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
 import asyncpg
+import orjson
 
-from analytics_service.errors import QueryTooSlow
+from analytics_service.errors import InvalidQuery, QueryTooSlow
+from analytics_service.exports import Column, columns_of
 from analytics_service.metrics import Metrics
-from analytics_service.queries import CountQuery
+from analytics_service.questions.base import Cost, Question, Row
 from analytics_service.settings import AnalyticsSettings
-from event_core.errors import DatabaseUnavailable, PlatformError
+from event_core.errors import DatabaseUnavailable, Overloaded
 from event_core.postgres import Connection, open_pool, unavailable
 from event_core.sqlfiles import load_sql
 from event_core.telemetry import Tracing
 
-COUNT_EVENTS = load_sql("analytics_service.sql", "count_events")
+STATE = load_sql("analytics_service.sql", "state")
+EVENTS_TO_READ = load_sql("analytics_service.sql", "events_to_read")
 
-_UNANSWERED = ("08", "53", "57", "40", "55", "3D", "42P01")
-"""SQLSTATEs with which asking again can help: connection, resources, operator, rollback, lock; and a database or a table that
-the migration has yet to make."""
+EXPORT_ROWS = 500
+"""Rows of an export that are in memory at a time; an event may have 256 KiB."""
+
+_UNANSWERED = ("08", "53", "57", "40", "55", "3D", "42P01", "3F", "42883")
+"""SQLSTATEs with which asking again can help: connection, resources, operator, rollback, lock; and a database, a schema, a table
+or a function that the migration has yet to make."""
+
+
+class State(NamedTuple):
+    """What an answer is as of."""
+
+    version: str
+    """The same version, the same answer."""
+    watermark: datetime | None
+    asked_at: datetime
+
+
+class Snapshot(Protocol):
+    """The database as it was at one moment."""
+
+    async def state(self, question: Question) -> State:
+        """As of that moment."""
+
+    async def events_to_read(self, cost: Cost) -> int:
+        """How many events an answer must read one by one."""
+
+    async def rows(self, question: Question) -> Sequence[Row]:
+        """The answer's rows."""
+
+    async def columns(self, question: Question) -> Sequence[Column]:
+        """Of the question's export."""
+
+    def stream(self, question: Question) -> AsyncGenerator[Sequence[Row]]:
+        """The rows of the question's export, some at a time."""
 
 
 class Store(Protocol):
-    """Answers questions from what is stored."""
+    """Answers questions from what is stored.
 
-    async def count(self, query: CountQuery) -> int:
-        """Raises DatabaseUnavailable or QueryTooSlow."""
+    Raises:
+        DatabaseUnavailable, Overloaded, QueryTooSlow, InvalidQuery: SQL refuses it.
+    """
 
+    async def state(self, question: Question) -> State:
+        """As of now."""
 
-class MemoryStore:
-    """A store for tests: ``events`` are (timestamp, event_name, user_id)."""
+    async def fetch(self, name: str, statement: str, *arguments: object) -> Sequence[Row]:
+        """The rows of a statement that is no question; ``name`` is the metric's label."""
 
-    def __init__(self) -> None:
-        self.events: list[tuple[object, str, str]] = []
-        self.problem: PlatformError | None = None
-
-    async def count(self, query: CountQuery) -> int:
-        if self.problem is not None:
-            raise self.problem
-        return sum(
-            query.from_ts <= at < query.to_ts  # type: ignore[operator]  # the first of each is a datetime
-            and query.event_name in (None, name)
-            and query.user_id in (None, user)
-            for at, name, user in self.events
-        )
+    def snapshot(self, question: Question) -> contextlib.AbstractAsyncContextManager[Snapshot]:
+        """For one question."""
 
 
 def open_reader(settings: AnalyticsSettings) -> asyncpg.Pool:
-    """A pool whose sessions can only read."""
+    """A pool whose sessions can only read, and only what the role may."""
     return open_pool(
         settings,
         size=settings.analytics_pool_size,
         application="analytics_service",
         server_settings={
+            "role": settings.analytics_database_role,
             "default_transaction_read_only": "on",
             "statement_timeout": str(int(settings.analytics_statement_timeout_seconds * 1000)),
+            # Compiling costs more than it saves; a plan that knows the values reads only the partitions it needs.
+            "jit": "off",
+            "plan_cache_mode": "force_custom_plan",
         },
     )
 
 
 class PostgresStore:
-    """Answers from ``public.events``."""
+    """Answers from the schema analytics."""
 
     def __init__(self, pool: asyncpg.Pool, settings: AnalyticsSettings, metrics: Metrics, tracing: Tracing) -> None:
         self._pool = pool
@@ -73,35 +104,89 @@ class PostgresStore:
         self._metrics = metrics
         self._tracer = tracing.tracer
 
-    async def count(self, query: CountQuery) -> int:
-        async with self._asking("count") as connection:
-            found: int = await connection.fetchval(
-                COUNT_EVENTS, query.from_ts, query.to_ts, query.event_name, query.user_id
-            )
-        return found
+    async def state(self, question: Question) -> State:
+        async with self._asking("state") as connection:
+            return await _state(connection, question)
+
+    async def fetch(self, name: str, statement: str, *arguments: object) -> Sequence[Row]:
+        async with self._asking(name) as connection:
+            return await connection.fetch(statement, *arguments)
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self, question: Question) -> AsyncGenerator[Snapshot]:
+        async with (
+            self._asking(question.KIND) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            yield _PostgresSnapshot(connection)
 
     @contextlib.asynccontextmanager
     async def _asking(self, name: str) -> AsyncGenerator[Connection]:
         """A connection, timed and traced as the question ``name``; errors become the platform's own."""
         began = time.perf_counter()
         span = self._tracer.start_as_current_span(f"query {name}") if self._tracer else contextlib.nullcontext()
+        limit = self._settings.analytics_statement_timeout_seconds
+        connected = False
         try:
             with span:
-                # Bounded: with every connection taken, waiting longer than a query may run helps nobody.
-                async with asyncio.timeout(self._settings.analytics_statement_timeout_seconds + 5):
-                    async with self._pool.acquire() as connection:
-                        yield connection
+                async with contextlib.AsyncExitStack() as stack:
+                    # With every connection taken, waiting longer than a query may run helps nobody.
+                    async with asyncio.timeout(limit):
+                        connection = await stack.enter_async_context(self._pool.acquire())
+                    connected = True
+                    yield connection
         except asyncpg.QueryCanceledError as error:
             self._metrics.failures.labels(QueryTooSlow.code).inc()
-            limit = self._settings.analytics_statement_timeout_seconds
             raise QueryTooSlow(
                 f"the query took more than {limit:g} s: ask for a shorter range, or raise ANALYTICS_STATEMENT_TIMEOUT_SECONDS"
             ) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             sqlstate = getattr(error, "sqlstate", None)
-            if sqlstate is None or sqlstate.startswith(_UNANSWERED):
+            if connected and isinstance(error, asyncpg.InvalidParameterValueError):
+                self._metrics.failures.labels(InvalidQuery.code).inc()
+                raise InvalidQuery(str(error)) from error
+            if not connected and isinstance(error, TimeoutError) and self._pool.get_size() == self._pool.get_max_size():
+                self._metrics.failures.labels(Overloaded.code).inc()
+                raise Overloaded(
+                    f"all {self._pool.get_max_size()} connections to the database were busy for {limit:g} s",
+                    retry_after=5,
+                ) from error
+            # What fails before there is a session is the database's or the operator's matter: a missing role, say.
+            if not connected or sqlstate is None or sqlstate.startswith(_UNANSWERED):
                 self._metrics.failures.labels(DatabaseUnavailable.code).inc()
                 raise unavailable(error, self._settings) from error
             raise
         finally:
             self._metrics.query_seconds.labels(name).observe(time.perf_counter() - began)
+
+
+async def _state(connection: Connection, question: Question) -> State:
+    [row] = await connection.fetch(STATE, *question.touched())
+    return State(row["version"], row["watermark"], row["asked_at"])
+
+
+class _PostgresSnapshot:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def state(self, question: Question) -> State:
+        return await _state(self._connection, question)
+
+    async def events_to_read(self, cost: Cost) -> int:
+        found: int = await self._connection.fetchval(
+            EVENTS_TO_READ, cost.from_ts, cost.to_ts, orjson.dumps(cost.filters).decode()
+        )
+        return found
+
+    async def rows(self, question: Question) -> Sequence[Row]:
+        return await self._connection.fetch(question.ROWS, *question.arguments())
+
+    async def columns(self, question: Question) -> Sequence[Column]:
+        statement, _ = question.exported()
+        return columns_of((await self._connection.prepare(statement)).get_attributes(), question.COLUMNS)
+
+    async def stream(self, question: Question) -> AsyncGenerator[Sequence[Row]]:
+        statement, arguments = question.exported()
+        cursor = await self._connection.cursor(statement, *arguments)
+        while rows := await cursor.fetch(EXPORT_ROWS):
+            yield rows

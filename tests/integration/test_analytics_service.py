@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 import psycopg
 import pytest
 
+from analytics_service.routes import KINDS
 from analytics_service.settings import AnalyticsSettings
 from analytics_service.store import open_reader
 from tests.conftest import Platform
+from tests.oracles.events import Event, store_events
 from tests.support.backend import Backend
+from tools.migrate.__main__ import upgrade
 
 pytestmark = pytest.mark.integration
 
@@ -21,11 +25,11 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 def insert(platform: Platform, number: int) -> None:
     """``number`` events a minute apart from START on; three users, two names."""
-    with psycopg.connect(platform.database_url) as connection, connection.cursor() as cursor:
-        cursor.executemany(
-            'insert into events (event_id, user_id, event_name, "timestamp", received_at) values (%s, %s, %s, %s, now())',
+    with psycopg.connect(platform.database_url) as connection:
+        store_events(
+            connection,
             [
-                (uuid.uuid4(), f"user_{n % 3}", "view" if n % 2 else "buy", START + timedelta(minutes=n))
+                Event(START + timedelta(minutes=n), f"user_{n % 3}", "view" if n % 2 else "buy", metadata={"n": n % 5})
                 for n in range(number)
             ],
         )
@@ -35,7 +39,7 @@ def test_it_counts_what_lies_in_the_range_with_its_end_left_out(platform: Platfo
     insert(platform, 60)
     service = platform.start("analytics_service")
 
-    def counted(**params: str) -> int:
+    def counted(**params: Any) -> int:
         reply = service.get("/analytics/events/count", **params)
         assert reply.status_code == 200, reply.text
         return int(reply.json()["count"])
@@ -50,13 +54,24 @@ def test_it_counts_what_lies_in_the_range_with_its_end_left_out(platform: Platfo
     assert counted(**whole, user_id="user_0", event_name="buy") == 10
     assert counted(**whole, user_id="nobody") == 0
     assert counted(**whole, event_name="' or 1=1 --") == 0
+    assert counted(**whole, event_name=["buy", "view"], user_id="user_1") == 20
+    assert counted(**whole, metadata=["n=3"]) == 12
+    assert counted(**whole, metadata=["n=3", "n=4"], event_name="view") == 12
 
 
 async def test_its_connections_can_only_read(database_url: str) -> None:
     settings = AnalyticsSettings(database_url=database_url)
-    async with open_reader(settings) as pool:
-        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
-            await pool.execute("delete from events")
+    async with open_reader(settings) as pool, pool.acquire() as connection:
+        assert await connection.fetchval("show transaction_read_only") == "on"
+        # Even a session that has made itself writable has no right to anything.
+        await connection.execute("set default_transaction_read_only = off")
+        for statement in (
+            "delete from analytics.events",
+            "delete from public.events",
+            "select * from public.events",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
 
 
 def test_a_database_that_is_down_means_503_and_recovery_by_itself(platform: Platform, backend: Backend) -> None:
@@ -81,6 +96,43 @@ def test_a_query_over_its_time_limit_says_so(platform: Platform) -> None:
     service = platform.start("analytics_service", ANALYTICS_STATEMENT_TIMEOUT_SECONDS="0.5")
     with psycopg.connect(platform.database_url) as blocker:
         blocker.execute("lock table events in access exclusive mode")
-        reply = service.get("/analytics/events/count", from_ts="2026-01-01", to_ts="2026-01-02")
+        reply = service.get("/analytics/events/count", from_ts="2026-01-01", to_ts="2026-01-02", user_id="u")
     assert (reply.status_code, reply.json()["error_code"]) == (422, "query_too_slow")
     assert "0.5 s" in reply.json()["error_message"]
+
+
+def test_before_the_migration_the_service_waits_and_then_answers(
+    backend: Backend, empty_database: str, platform: Platform
+) -> None:
+    service = platform.start("analytics_service", ready=False, DATABASE_URL=empty_database)
+    reply = service.get("/analytics/events/count", from_ts="2026-01-01", to_ts="2026-01-02")
+    assert (reply.status_code, reply.json()["error_code"]) == (503, "database_unavailable")
+    upgrade(empty_database)
+    service.wait("/health/ready")
+    reply = service.get("/analytics/events/count", from_ts="2026-01-01", to_ts="2026-01-02")
+    assert (reply.status_code, reply.json()["count"]) == (200, 0)
+
+
+HOSTILE = ("' or 1=1 --", '"; drop table events; --', "$$; delete from events; $$", "E'\\x27", "{}\n\\")
+PARAMETERS = (
+    *("event_name", "user_id", "tenant_id", "experiment_id", "variant", "source", "metadata", "from_ts", "to_ts"),
+    *("bucket", "zone", "breakdown", "by", "limit", "format", "step", "window", "goal", "control", "cursor", "order"),
+)
+
+
+@pytest.mark.parametrize("path", [kind.path for kind in KINDS])
+def test_injection_strings_change_nothing_and_leak_nothing(platform: Platform, path: str) -> None:
+    insert(platform, 30)
+    service = platform.start("analytics_service")
+    whole = {"from_ts": "2026-01-01T00:00:00Z", "to_ts": "2026-01-01T01:00:00Z"}
+    for hostile in HOSTILE:
+        for parameter in PARAMETERS:
+            for value in (hostile, f"a={hostile}", f"metadata.{hostile}"):
+                reply = service.get(
+                    quote(path.replace(":path", "").format(user_id="user_1", experiment="x")),
+                    **{**whole, parameter: value},
+                )
+                assert reply.status_code in (200, 422), (parameter, value, reply.text)
+                for leak in ("syntax error", "analytics.", "pg_", "asyncpg", "Traceback", "SELECT", "relation"):
+                    assert leak not in reply.text.replace(hostile, ""), (parameter, value, reply.text)
+    assert service.get("/analytics/events/count", **whole).json()["count"] == 30

@@ -2,90 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass, field
+import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-import httpx
 import pytest
 
-from analytics_service.app import Deps, create_app
 from analytics_service.errors import QueryTooSlow
-from analytics_service.metrics import Metrics
 from analytics_service.settings import AnalyticsSettings
-from analytics_service.store import MemoryStore
 from event_core.errors import DatabaseUnavailable, PlatformError
-from event_core.health import FakePing
-from event_core.telemetry import Tracing
+from tests.support.analytics import NOON, Analytics
 from tests.unit.ingestion import error_of
 
-START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 HOUR = {"from_ts": "2026-01-31T12:00:00Z", "to_ts": "2026-01-31T13:00:00Z"}
+COUNT = "/analytics/events/count"
 
 
-@dataclass
-class Analytics:
-    """The app, the fakes around it, and a way to ask it."""
-
-    store: MemoryStore = field(default_factory=MemoryStore)
-    postgres: FakePing = field(default_factory=lambda: FakePing("postgres"))
-
-    def __post_init__(self) -> None:
-        self.deps = Deps(self.store, [self.postgres], Metrics(), Tracing(None), contextlib.AsyncExitStack())
-
-    def happened(self, after: timedelta, name: str = "e", user: str = "u") -> None:
-        self.store.events.append((START + after, name, user))
-
-    async def get(self, path: str, **params: str) -> httpx.Response:
-        app = create_app(AnalyticsSettings(), self.deps)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.get(path, params=params or None)
-
-    async def count(self, **params: str) -> int:
-        response = await self.get("/analytics/events/count", **{**HOUR, **params})
-        assert response.status_code == 200
-        return int(response.json()["count"])
-
-
-async def test_the_answer_says_what_was_counted() -> None:
+def counting(number: int = 1) -> Analytics:
+    """A service whose every count is ``number``."""
     service = Analytics()
-    service.happened(timedelta(minutes=5), "page_view", "user_1")
-    response = await service.get("/analytics/events/count", **HOUR, event_name="page_view", user_id="user_1")
+    service.store.found = [{"events": number}]
+    return service
+
+
+async def test_the_answer_says_what_was_counted_and_how_fresh_it_is() -> None:
+    service = counting(7)
+    response = await service.get(
+        COUNT, **HOUR, event_name="page_view", user_id=["user_1", "user_2"], metadata="plan=pro"
+    )
     body = response.json()
     assert response.status_code == 200
-    assert "from_ts" in body.pop("semantics")
+    assert "[from_ts, to_ts)" in body.pop("semantics")
     assert body == {
-        "count": 1,
+        "kind": "count",
+        "count": 7,
         "from_ts": "2026-01-31T12:00:00Z",
         "to_ts": "2026-01-31T13:00:00Z",
-        "event_name": "page_view",
-        "user_id": "user_1",
+        "filters": {"event_name": ["page_view"], "user_id": ["user_1", "user_2"], "metadata": {"plan": ["pro"]}},
+        "freshness": {"watermark": "2026-02-01T00:00:00Z", "age_seconds": 2.0},
         "approximate": False,
+        "error": None,
+        "incomplete_buckets": [],
     }
-
-
-async def test_the_start_is_inclusive_and_the_end_is_exclusive() -> None:
-    service = Analytics()
-    microsecond = timedelta(microseconds=1)
-    for after in (-microsecond, timedelta(0), timedelta(hours=1) - microsecond, timedelta(hours=1)):
-        service.happened(after)
-    assert await service.count() == 2
-    assert await service.count(from_ts="2026-01-31T11:00:00Z") == 3
-    assert await service.count(to_ts="2026-01-31T14:00:00Z") == 3
-
-
-async def test_filters_narrow_the_count() -> None:
-    service = Analytics()
-    for name, user in (("a", "u"), ("a", "v"), ("b", "u"), ("A", "u")):
-        service.happened(timedelta(0), name, user)
-    assert await service.count() == 4
-    assert await service.count(event_name="a") == 2
-    assert await service.count(user_id="u") == 3
-    assert await service.count(event_name="a", user_id="u") == 1
-    assert await service.count(event_name="none such") == 0
 
 
 @pytest.mark.parametrize(
@@ -99,21 +59,17 @@ async def test_filters_narrow_the_count() -> None:
     ],
 )
 async def test_a_range_may_be_given_in_any_form_even_with_an_unescaped_plus(start: str, end: str) -> None:
-    service = Analytics()
-    service.happened(timedelta(minutes=30))
-    response = await service.get(f"/analytics/events/count?from_ts={start}&to_ts={end}")
-    assert (response.status_code, response.json()["count"]) == (200, 1)
-    assert response.json()["from_ts"] == "2026-01-31T12:00:00Z"
+    response = await counting().get(f"{COUNT}?from_ts={start}&to_ts={end}")
+    assert (response.status_code, response.json()["from_ts"]) == (200, "2026-01-31T12:00:00Z")
 
 
-BAD: list[tuple[dict[str, str], str, str]] = [
+BAD: list[tuple[dict[str, Any], str, str]] = [
     ({}, "invalid_request", "from_ts"),
     ({"from_ts": "0"}, "invalid_request", "to_ts"),
     ({"to_ts": "0"}, "invalid_request", "from_ts"),
     ({**HOUR, "from_ts": ""}, "invalid_query", "from_ts"),
     ({**HOUR, "from_ts": "yesterday"}, "invalid_query", "from_ts"),
     ({**HOUR, "to_ts": "nan"}, "invalid_query", "to_ts"),
-    ({**HOUR, "to_ts": "inf"}, "invalid_query", "to_ts"),
     ({**HOUR, "to_ts": "1e400"}, "invalid_query", "to_ts"),
     ({**HOUR, "to_ts": "\x00"}, "invalid_query", "to_ts"),
     ({**HOUR, "from_ts": "0001-01-01"}, "invalid_query", "from_ts"),
@@ -122,12 +78,17 @@ BAD: list[tuple[dict[str, str], str, str]] = [
     ({**HOUR, "event_name": ""}, "invalid_query", "event_name"),
     ({**HOUR, "event_name": "a\x00"}, "invalid_query", "event_name"),
     ({**HOUR, "user_id": "u" * 257}, "invalid_query", "user_id"),
+    ({**HOUR, "metadata": "plan"}, "invalid_query", "metadata"),
+    ({**HOUR, "event_name": [str(n) for n in range(101)]}, "invalid_request", "event_name"),
+    ({**HOUR, "event_nam": "nope"}, "invalid_request", "event_nam"),
+    ({**HOUR, "kind": "count"}, "invalid_request", "kind"),
+    ({**HOUR, "format": "xml"}, "invalid_request", "format"),
 ]
 
 
-@pytest.mark.parametrize(("params", "code", "named"), BAD, ids=repr)
-async def test_a_bad_question_is_a_422_that_names_the_parameter(params: dict[str, str], code: str, named: str) -> None:
-    response = await Analytics().get("/analytics/events/count", **params)
+@pytest.mark.parametrize(("params", "code", "named"), BAD, ids=lambda value: repr(value)[:60])
+async def test_a_bad_question_is_a_422_that_names_the_parameter(params: dict[str, Any], code: str, named: str) -> None:
+    response = await counting().get(COUNT, **params)
     error = error_of(response)
     assert (response.status_code, error["error_code"], error["retryable"]) == (422, code, False)
     assert named in error["error_message"]
@@ -137,7 +98,7 @@ async def test_a_bad_question_is_a_422_that_names_the_parameter(params: dict[str
     "query", ["from_ts=%ff&to_ts=%ed%a0%80", "from_ts=%00&to_ts=%00", f"from_ts={quote('😀')}&to_ts=1"]
 )
 async def test_bytes_that_are_no_text_are_a_422_too(query: str) -> None:
-    response = await Analytics().get(f"/analytics/events/count?{query}")
+    response = await counting().get(f"{COUNT}?{query}")
     assert response.status_code == 422
     assert error_of(response)["error_code"] == "invalid_query"
 
@@ -152,9 +113,9 @@ async def test_bytes_that_are_no_text_are_a_422_too(query: str) -> None:
 async def test_a_question_that_cannot_be_answered_says_why_and_whether_to_ask_again(
     problem: PlatformError, status: int, code: str, wait: str | None
 ) -> None:
-    service = Analytics()
-    service.store.problem = problem
-    response = await service.get("/analytics/events/count", **HOUR)
+    service = counting()
+    service.fails(problem)
+    response = await service.get(COUNT, **HOUR)
     error = error_of(response, details=False)
     assert (response.status_code, error["error_code"], error["error_message"]) == (status, code, problem.message)
     assert error["retryable"] is (status == 503)
@@ -162,13 +123,154 @@ async def test_a_question_that_cannot_be_answered_says_why_and_whether_to_ask_ag
 
 
 async def test_a_fault_of_ours_is_a_500_that_tells_nothing_secret() -> None:
-    service = Analytics()
-    service.store.events = [("no time", "e", "u")]  # makes the comparison fail
-    response = await service.get("/analytics/events/count", **HOUR)
+    service = counting()
+    service.store.problem = TypeError("hidden")
+    response = await service.get(COUNT, **HOUR)
     assert response.status_code == 500
     assert error_of(response, details=False)["error_code"] == "internal_error"
-    assert "no time" not in response.text
+    assert "hidden" not in response.text
     assert "TypeError" not in response.text
+
+
+async def test_a_question_over_the_budget_is_refused_with_what_it_would_cost() -> None:
+    service = Analytics(settings=AnalyticsSettings(analytics_row_budget=1_000))
+    service.store.found, service.store.reads = [{"events": 5}], 1_001
+    served = await service.get(COUNT, **HOUR)
+    assert served.status_code == 200, "the stored counts serve it: nothing is read one by one"
+    response = await service.get(COUNT, **HOUR, user_id="u")
+    error = error_of(response, details=True)
+    assert (response.status_code, error["error_code"]) == (422, "query_too_costly")
+    assert "1,001" in error["error_message"]
+    assert "ANALYTICS_ROW_BUDGET" in error["error_message"]
+    service.store.reads = 1_000
+    assert (await service.get(COUNT, **HOUR, user_id="u")).status_code == 200
+
+
+# --- kept answers
+
+
+async def test_the_same_question_is_answered_from_memory_until_its_days_change() -> None:
+    service = counting(1)
+    first = await service.get(COUNT, **HOUR)
+    again = await service.get(COUNT, to_ts=HOUR["to_ts"], from_ts="1769860800")
+    assert (first.headers["x-cache"], again.headers["x-cache"]) == ("miss", "hit")
+    assert first.json() == again.json()
+    service.store.found, service.store.version = [{"events": 2}], "2"
+    late = await service.get(COUNT, **HOUR)
+    assert (late.headers["x-cache"], late.json()["count"]) == ("miss", 2)
+    assert len(service.store.asked) == 2
+
+
+async def test_another_question_is_not_answered_with_this_ones_answer() -> None:
+    service = counting(1)
+    for params in ({}, {"event_name": "a"}, {"event_name": ["a", "b"]}, {"user_id": "a"}, {"metadata": "a=b"}):
+        assert (await service.get(COUNT, **HOUR, **params)).headers["x-cache"] == "miss"
+    assert len(service.store.asked) == 5
+
+
+async def test_a_client_that_has_the_answer_gets_a_304_until_it_changes() -> None:
+    service = counting(1)
+    first = await service.get(COUNT, **HOUR)
+    tag = first.headers["etag"]
+    assert first.headers["cache-control"] == "private, no-cache"
+    service.store.asked_at += timedelta(seconds=5)
+    same = await service.get(COUNT, headers={"If-None-Match": f'"other", {tag}'}, **HOUR)
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    service.store.version = "2"
+    unchanged = await service.get(COUNT, headers={"If-None-Match": tag}, **HOUR)
+    assert unchanged.status_code == 304, "an event came, but not one that this question counts"
+    service.store.found, service.store.version = [{"events": 2}], "3"
+    changed = await service.get(COUNT, headers={"If-None-Match": tag}, **HOUR)
+    assert (changed.status_code, changed.json()["count"]) == (200, 2)
+
+
+async def test_an_answer_that_becomes_complete_is_another_answer() -> None:
+    service = counting(1)
+    service.store.watermark = NOON + timedelta(minutes=59)
+    before = await service.get(COUNT, **HOUR)
+    assert before.json()["incomplete_buckets"] == ["2026-01-31T12:00:00Z"]
+    service.store.watermark = NOON + timedelta(minutes=60)
+    after = await service.get(COUNT, headers={"If-None-Match": before.headers["etag"]}, **HOUR)
+    assert (after.status_code, after.headers["x-cache"]) == (200, "hit")
+    assert after.json()["incomplete_buckets"] == []
+
+
+async def test_where_no_consumer_ever_ran_the_freshness_is_unknown_and_nothing_complete() -> None:
+    service = counting(1)
+    service.store.watermark = None
+    body = (await service.get(COUNT, **HOUR)).json()
+    assert body["freshness"] == {"watermark": None, "age_seconds": None}
+    assert body["incomplete_buckets"] == ["2026-01-31T12:00:00Z"]
+
+
+async def test_several_who_ask_the_same_at_once_cost_one_query() -> None:
+    service = counting(1)
+    service.store.pause = asyncio.Event()
+    asking = [asyncio.create_task(service.get(COUNT, **HOUR)) for _ in range(5)]
+    while not service.store.asked:
+        await asyncio.sleep(0)
+    asking[0].cancel()
+    await asyncio.sleep(0.05)
+    service.store.pause.set()
+    replies = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(replies[0], asyncio.CancelledError)
+    assert [reply.json()["count"] for reply in replies[1:] if not isinstance(reply, BaseException)] == [1] * 4
+    assert len(service.store.asked) == 1
+
+
+async def test_without_memory_for_answers_each_is_worked_out() -> None:
+    service = Analytics(settings=AnalyticsSettings(analytics_cache_mb=0))
+    service.store.found = [{"events": 1}]
+    for _ in range(2):
+        assert (await service.get(COUNT, **HOUR)).headers["x-cache"] == "miss"
+
+
+# --- the other questions, and all of them by POST
+
+DAY = datetime(2026, 1, 31, tzinfo=UTC)
+
+
+async def test_a_series_flags_the_buckets_that_the_range_cuts_or_that_are_not_over() -> None:
+    service = Analytics()
+    days = [DAY + timedelta(days=n) for n in range(4)]
+    service.store.found = [
+        {"bucket": low, "until": high, "value": None, "other": False, "events": 3} for low, high in pairwise(days)
+    ]
+    service.store.watermark = DAY + timedelta(days=2, hours=1)
+    body = (await service.get("/analytics/timeseries", from_ts=NOON.isoformat(), to_ts="2026-02-03")).json()
+    assert [point["events"] for point in body["points"]] == [3, 3, 3]
+    assert body["incomplete_buckets"] == ["2026-01-31T00:00:00Z", "2026-02-02T00:00:00Z"]
+
+
+async def test_every_question_may_be_posted_too() -> None:
+    service = counting(4)
+    body = {"kind": "count", **HOUR, "event_name": "a", "metadata": {"plan": ["pro", "free"], "n": 3}}
+    response = await service.request("POST", "/v1/query", json=body)
+    assert (response.status_code, response.json()["count"]) == (200, 4)
+    assert response.json()["filters"] == {"event_name": ["a"], "metadata": {"plan": ["pro", "free"], "n": ["3"]}}
+    params = [("metadata", "plan=pro"), ("metadata", "plan=free"), ("metadata", "n=3"), ("event_name", "a")]
+    asked = await service.request("GET", COUNT, params=[*HOUR.items(), *params])
+    assert asked.headers["x-cache"] == "hit", "the same question, whichever way it is asked"
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b"", "required"),
+        (b"[]", ""),
+        (b"{}", "kind"),
+        (b'{"kind": "nothing"}', "kind"),
+        (b'{"kind": "count", "from_ts": "0"}', "to_ts"),
+        (b'{"kind": "count", "from_ts": 0, "to_ts": {}}', "to_ts"),
+        (b'{"kind": "count", "from_ts": 0, "to_ts": 1, "evil": 1}', "evil"),
+        (b'{"kind": "count", "from_ts": 0, "to_ts": NaN}', ""),
+        (b'{"kind": "count", "from_ts": 0, "to_ts": 1, "event_name": "\\ud800"}', ""),
+    ],
+)
+async def test_a_bad_body_is_a_422_in_the_one_shape(body: bytes, named: str) -> None:
+    response = await counting().request("POST", "/v1/query", content=body)
+    assert response.status_code == 422
+    assert named in error_of(response)["error_message"]
 
 
 @pytest.mark.parametrize(("path", "status", "code"), [("/nowhere", 404, "not_found"), ("/analytics", 404, "not_found")])
@@ -193,17 +295,10 @@ async def test_the_metrics_are_there_and_the_documentation_describes_the_questio
     assert metrics.status_code == 200
     assert "analytics_query_seconds" in metrics.text
     described: dict[str, Any] = (await service.get("/openapi.json")).json()
-    question = described["paths"]["/analytics/events/count"]["get"]
-    required = {parameter["name"]: parameter["required"] for parameter in question["parameters"]}
-    assert required == {"from_ts": True, "to_ts": True, "event_name": False, "user_id": False}
+    question = described["paths"][COUNT]["get"]
+    required = {parameter["name"] for parameter in question["parameters"] if parameter["required"]}
+    assert required == {"from_ts", "to_ts"}
+    assert {"event_name", "user_id", "tenant_id", "metadata"} <= {each["name"] for each in question["parameters"]}
     for status in ("422", "503"):
         reference = question["responses"][status]["content"]["application/json"]["schema"]["$ref"]
         assert reference == "#/components/schemas/ErrorReply"
-
-
-async def test_a_mistyped_filter_is_refused_and_does_not_count_everything() -> None:
-    service = Analytics()
-    service.happened(timedelta(minutes=5))
-    response = await service.get("/analytics/events/count", **HOUR, event_nam="nope")
-    assert response.status_code == 422
-    assert "event_nam" in error_of(response)["error_message"]
