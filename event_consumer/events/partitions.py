@@ -1,4 +1,4 @@
-"""Upkeep of the events table: partitions made ahead, rows moved out of the default partition, and retention.
+"""Upkeep of the tables: partitions made ahead, rows moved out of the default partition, counts added up, and retention.
 
 Every consumer runs it; an advisory lock leaves each turn to one of them. Nothing here may hold others up for long: each partition
 is a transaction of its own, waits for locks at most ``LOCK_SECONDS``, and what was not to be had is tried again next time. While
@@ -16,6 +16,7 @@ import asyncpg
 
 from event_consumer.events.catalogue import limit_lock_waits, list_partitions
 from event_consumer.events.days import Partition, lacking, partition_of, window
+from event_consumer.events.folding import fold_days
 from event_consumer.events.locks import MAINTENANCE_LOCK
 from event_consumer.events.retention import Retention
 from event_consumer.settings import ConsumerSettings
@@ -150,11 +151,22 @@ class Maintenance:
             oldest = self._oldest(now)
             assert oldest is not None
             done = await self._retention.enforce(connection, oldest, today=now.date()) and done
+        done = await self._fold(connection) and done
         if await connection.fetchval(ESTIMATE_DEFAULT) >= min(self._busy_rows, 10_000):
             since = partition_of(oldest or date.min).lower
             busy = await connection.fetch(FIND_BUSY_DAYS, self._busy_rows, since, timeout=WORK_SECONDS)
             done = await self._make(connection, [row["day"] for row in busy]) and done
         return done
+
+    async def _fold(self, connection: Connection) -> bool:
+        """False where a lock was not to be had in time."""
+        today = self._clock().astimezone(UTC).date()
+        try:
+            await fold_days(connection, today, lock_seconds=self._lock_seconds, work_seconds=WORK_SECONDS)
+        except asyncpg.LockNotAvailableError:
+            log.warning("no lock in time to add up the counts of days that are over; the next turn tries again")
+            return False
+        return True
 
     async def _make(self, connection: Connection, days: Sequence[date]) -> bool:
         """A partition for each of the days that lacks one. False where one could not be made now."""

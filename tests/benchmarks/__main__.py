@@ -22,22 +22,37 @@ from rich.console import Console
 
 from event_core.clock import rfc3339
 from event_core.settings import ENV_FILE
-from tests.benchmarks import collect, consumer, ingestion, latency, machine, sales, sales_topic, spool, steady
+from tests.benchmarks import (
+    analytics,
+    analytics_load,
+    analytics_open,
+    collect,
+    consumer,
+    ingestion,
+    latency,
+    machine,
+    sales,
+    sales_topic,
+    spool,
+    steady,
+)
 from tests.benchmarks.generator import choose
 from tests.benchmarks.report import Results, print_report
 from tests.benchmarks.servers import DURABLE, PARTITIONS, Servers
 from tests.support.backend import open_backend
 from tests.support.process import ROOT
 
-PARTS = ("ingestion", "collect", "steady", "spool", "consumer", "sales", "latency")
+PARTS = ("ingestion", "collect", "steady", "spool", "consumer", "sales", "latency", "analytics")
 SETTINGS = (
     *("rounds", "seconds", "steady_rounds", "steady_seconds", "spool_events"),
     *("consumer_rounds", "rows", "naive_rows", "ledger_rows"),
     *("sales_rounds", "sales_rows", "naive_sales"),
+    *("events", "growth", "open_seconds"),
 )
 CASES = [case.name for case in (consumer.PLAIN, *consumer.CASES, consumer.NAIVE)]
 LEAST_SALES = 6 * max(sales.BATCH_SIZES)
 QUICK = {"consumer_rounds": 1, "rows": 100_000, "ledger_rows": 0, "sales_rounds": 1, "sales_rows": LEAST_SALES}
+QUICK_ANALYTICS = {"events": 1_000_000, "growth": [], "open_seconds": 10.0}
 
 
 def say(line: str) -> None:
@@ -48,8 +63,8 @@ def say(line: str) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure ingestion, the disk buffer, the consumer, the sales pipeline and POST-to-visible latency on "
-        "real Kafka, Postgres and MongoDB.",
+        description="Measure ingestion, the disk buffer, the consumer, the sales pipeline, POST-to-visible latency and "
+        "analytics on real Kafka, Postgres and MongoDB.",
         epilog="The consumer's part takes about 15 minutes, with --quick 2; a turn (three runs at most) that would begin or is "
         "expected to end after --consumer-minutes is left out, and no run takes longer than 5 minutes. "
         "Exit status: 0 measured (whether or not targets are met), 1 something failed, 130 interrupted.",
@@ -74,7 +89,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="one of the consumer's cases, beside the plain one; may be given again",
     )
     add("--consumer-minutes", type=float, default=25.0, help="after which the consumer's part begins no further turn")
-    add("--quick", action="store_true", help="a short run of the consumer's part and of the sales': 1 round each")
+    add("--quick", action="store_true", help="a short run of the consumer's part, the sales' and the analytics'")
     add("--sales-rounds", type=int, default=2, help="of the sales pipeline's cases; some minutes each")
     add(
         "--sales-rows",
@@ -83,18 +98,29 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         f"{sales.SALES_OF_A_STAND_IN:,} where the server is a stand-in for MongoDB",
     )
     add("--naive-sales", type=int, default=5_000, help="sales for its baseline")
+    add("--events", type=int, default=10_000_000, help="stored events that the analytics are asked about")
+    add(
+        "--growth",
+        type=int,
+        action="append",
+        help="another number of events, for the growth of costs with it; may be given again; 1,000,000 unless given, 0 for none",
+    )
+    add("--open-seconds", type=float, default=30.0, help=f"measured, of {analytics_open.RATE} questions per second")
     add("--json", type=Path, default=Path("bench-results/latest.json"), metavar="FILE", help="where the figures go")
     add("--backend", choices=("docker", "local", "auto"), default="auto", help="where Kafka and Postgres run")
     add(
         "--generator", choices=("wrk", "own", "auto"), default="auto", help="who posts; auto: wrk where it is installed"
     )
     options = parser.parse_args(arguments)
+    options.growth = [1_000_000] if options.growth is None else [number for number in options.growth if number]
+    if min([options.events, *options.growth]) < analytics_load.LEAST or options.open_seconds < 1:
+        parser.error(f"--events and --growth: at least {analytics_load.LEAST:,}; --open-seconds: at least 1")
     if options.rounds < 1 or options.seconds < 1 or options.rows < 20_000:
         parser.error("at least 1 round, 1 second and 20,000 rows")
     if options.naive_rows < 1_000 or options.naive_rows % 100:
         parser.error("--naive-rows: at least 1,000, and a multiple of 100")
     if options.quick:
-        vars(options).update(QUICK)
+        vars(options).update({**QUICK, **QUICK_ANALYTICS})
     if options.consumer_rounds < 1 or options.ledger_rows < 0 or options.consumer_minutes <= 0:
         parser.error("at least 1 round of the consumer, 0 ids in its ledger, and some minutes")
     if options.sales_rows is not None and options.sales_rows < LEAST_SALES:
@@ -141,6 +167,9 @@ def measure(options: argparse.Namespace, servers: Servers, home: Path) -> Result
         results.sales = sales.run(servers, home, asked_sales, say)
     if "latency" in wanted:
         results.latency = latency.run(servers, rounds=options.rounds, seconds=options.seconds, say=say)
+    if "analytics" in wanted:
+        asked_events = analytics.Asked(options.events, options.growth, options.open_seconds)
+        results.analytics = analytics.run(servers, asked_events, say)
     return results
 
 
@@ -167,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
         with psycopg.connect(f"{backend.postgres}/postgres") as connection:
             facts["postgres"] = machine.server_versions(connection)
         results = measure(options, Servers(backend, logs), home)
-        failed = any(part is not None and part.errors for part in (results.consumer, results.sales))
+        failed = any(part is not None and part.errors for part in (results.consumer, results.sales, results.analytics))
         if failed:
             _keep_logs(logs)
         facts["load_average_end"] = machine.load_average()

@@ -51,7 +51,8 @@ class Load:
         self._total: int = options.total
         self._connections: int = options.connections
         now = datetime.now(UTC)
-        self._learners = Learners(now - timedelta(seconds=self._total / 2000), rate=2000)
+        rate = round(self._rate * self._events) or 2000
+        self._learners = Learners(now - timedelta(seconds=self._total / 2000), rate=rate)
         self._singles = [body[1:] for body in bodies(256)] if options.form == "single" else []
         self._ready: deque[bytes] = deque()
         self._idle: deque[_Connection] = deque()

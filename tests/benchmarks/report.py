@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import closed_loop, spool
+from tests.benchmarks import analytics_tables, closed_loop, spool
+from tests.benchmarks.analytics import Analysed
 from tests.benchmarks.consumer import Consumed
 from tests.benchmarks.figures import Comparison, Figures, Side
 from tests.benchmarks.sales import Sold
+from tests.benchmarks.tables import number as _number
+from tests.benchmarks.tables import table as _table
 
 _Judge = Callable[[str, float, float], None]
 
@@ -29,6 +31,7 @@ class Results:
     consumer: Consumed | None = None
     sales: Sold | None = None
     latency: Side | None = None
+    analytics: Analysed | None = None
 
     def as_json(self) -> dict[str, object]:
         found: dict[str, object] = {"targets": self.targets()}
@@ -45,6 +48,8 @@ class Results:
             found["sales"] = self.sales.as_json()
         if self.latency is not None:
             found["latency"] = self.latency.as_json()
+        if self.analytics is not None:
+            found["analytics"] = self.analytics.as_json()
         return found
 
     def targets(self) -> list[dict[str, object]]:
@@ -90,6 +95,8 @@ class Results:
                     least(f"sales stored per second, BATCH_SIZE={size}", 15_000, rate)
         if self.latency is not None:
             most("POST-to-visible p99 in ms at 500 events/s", 1_000, self.latency.medians["p99_ms"])
+        if self.analytics is not None:
+            rows += self.analytics.targets()
         return [{"what": what, "target": target, "measured": value, "met": met} for what, target, value, met in rows]
 
 
@@ -140,6 +147,11 @@ def print_report(results: Results, machine: dict[str, Any], console: Console) ->
         console.print(_spool(results.spool))
     if results.latency is not None:
         console.print(_latency(results.latency))
+    if results.analytics is not None:
+        for table in analytics_tables.tables(results.analytics):
+            console.print(table)
+        for line in results.analytics.errors:
+            console.print(f"ERROR {line}", markup=False, highlight=False)
     rows = results.targets()
     if not rows:
         return
@@ -312,16 +324,3 @@ def _latency(side: Side) -> Table:
     ):
         table.add_row(title, *(_number(side.medians[f"{prefix}{name}_ms"]) for name in ("p50", "p95", "p99", "max")))
     return table
-
-
-def _table(first: str, *numbers: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(first, no_wrap=True)
-    for number in numbers:
-        table.add_column(number, justify="right", no_wrap=True)
-    return table
-
-
-def _number(value: object) -> str:
-    number = float(str(value))
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:,.1f}"

@@ -29,6 +29,8 @@ grant select on public.alembic_version to analytics_reader;
 alter table public.consumer_offsets add column caught_up_at timestamptz;
 comment on column public.consumer_offsets.caught_up_at is 'When the consumer last saw that everything Kafka held of this partition was stored.';
 
+comment on column public.event_counts_15m.slot is 'Who counted: a slot of consumer_offsets, so that no two writers share a row. Sum over it. 0: added up after the day, or rebuilt.';
+
 -- An experiment's exposures are few among all events; the index alone says whose and what they are.
 create index events_experiment_id_timestamp_idx on public.events (experiment_id, "timestamp")
     include (tenant_id, user_id, variant) where experiment_id is not null;
@@ -153,7 +155,7 @@ language sql stable parallel safe as $$
     -- Each number only ever grows, so their sum is the same only where all of them are.
     select concat_ws('.', epoch, other.first_seen, coalesce(sum(version), 0), coalesce(sum(writers), 0))
     from analytics.other_versions as other
-    left join analytics.versions on day >= (from_ts at time zone 'UTC')::date and day <= (to_ts at time zone 'UTC')::date
+    left join analytics.versions on day >= (from_ts at time zone 'UTC')::date and day <= ((to_ts - interval '1 microsecond') at time zone 'UTC')::date
     group by epoch, other.first_seen
 $$;
 comment on function analytics.version_of(timestamptz, timestamptz) is 'A text that stays the same as long as every answer about [from_ts, to_ts) does.';
