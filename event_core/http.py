@@ -114,6 +114,27 @@ class RequestContext:
         await self._app(scope, receive, send_with_headers)
 
 
+class BoundedBody:
+    """ASGI middleware: a body of more than ``most`` bytes is a 413, and is not read on."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._most:
+                raise HTTPException(413, f"the body has more than {self._most:,} bytes")
+            return message
+
+        await self._app(scope, counted, send)
+
+
 def install_error_handlers(app: FastAPI, statuses: Mapping[type[PlatformError], int]) -> None:
     """Renders every error of ``app`` in the one shape; ``statuses`` is the service's one table of error class -> status."""
 
@@ -137,7 +158,7 @@ def install_error_handlers(app: FastAPI, statuses: Mapping[type[PlatformError], 
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "http_error")
         return respond(request, error.status_code, Problem(code, str(error.detail)), error.headers or {})
 
     @app.exception_handler(Exception)

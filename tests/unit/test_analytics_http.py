@@ -218,6 +218,23 @@ async def test_several_who_ask_the_same_at_once_cost_one_query() -> None:
     assert len(service.store.asked) == 1
 
 
+async def test_what_time_alone_changes_is_kept_for_a_minute_of_the_watermark_until_it_settles() -> None:
+    service = Analytics()
+    service.store.found = [
+        {"step": step, "event_name": name, "users": 3 - step, "still_open": 1} for step, name in ((1, "a"), (2, "b"))
+    ]
+    asked = {**HOUR, "step": ["a", "b"], "window": "1h"}
+
+    async def outcome(watermark: datetime) -> str:
+        service.store.watermark = watermark
+        return (await service.get("/analytics/funnel", **asked)).headers["x-cache"]
+
+    late = NOON + timedelta(hours=1, minutes=30)
+    assert [await outcome(late + timedelta(seconds=each)) for each in (0, 59, 60, 61)] == ["miss", "hit", "miss", "hit"]
+    settled = NOON + timedelta(hours=2)
+    assert [await outcome(settled + timedelta(minutes=each)) for each in (0, 1, 100)] == ["miss", "hit", "hit"]
+
+
 async def test_without_memory_for_answers_each_is_worked_out() -> None:
     service = Analytics(settings=AnalyticsSettings(analytics_cache_mb=0))
     service.store.found = [{"events": 1}]
@@ -271,6 +288,11 @@ async def test_a_bad_body_is_a_422_in_the_one_shape(body: bytes, named: str) -> 
     response = await counting().request("POST", "/v1/query", content=body)
     assert response.status_code == 422
     assert named in error_of(response)["error_message"]
+
+
+async def test_a_body_larger_than_any_question_is_a_413() -> None:
+    response = await counting().request("POST", "/v1/query", content=b"[" * (300 << 10))
+    assert (response.status_code, error_of(response)["error_code"]) == (413, "too_large")
 
 
 @pytest.mark.parametrize(("path", "status", "code"), [("/nowhere", 404, "not_found"), ("/analytics", 404, "not_found")])
