@@ -1,12 +1,13 @@
 #!/bin/sh
-# Makes this clone ready to work in; quiet and quick when it is. Usage: tools/setup.sh [venv] [system] [kafka] [mongo]
+# Makes this clone ready to work in; quiet and quick when it is. Usage: tools/setup.sh [PART ...]
 #
-#   venv    .venv with the locked Python packages        (PYTHON=... chooses the interpreter)
-#   system  Java, Maven and PostgreSQL, and strace for the tests, through apt when root on Debian or Ubuntu
-#   kafka   Kafka's jars, through Maven
-#   mongo   the jars of a server that speaks MongoDB's protocol, through Maven, and our own classes for it, compiled
+#   venv      .venv with the locked Python packages        (PYTHON=... chooses the interpreter)
+#   system    Java, Maven and PostgreSQL, and strace for the tests, through apt when root on Debian or Ubuntu
+#   kafka     Kafka's jars, through Maven
+#   mongo     the jars of a server that speaks MongoDB's protocol, through Maven, and our own classes for it, compiled
+#   superset  .local/superset/venv with Superset's locked packages (650 MB); only when asked for, as its tests do
 #
-# Without arguments: everything, or with STACK=compose (in the environment or in .env) only the venv, as Docker brings
+# Without arguments: all others, or with STACK=compose (in the environment or in .env) only the venv, as Docker brings
 # the rest.
 set -eu
 cd "$(dirname "$0")/.."
@@ -237,6 +238,24 @@ setup_venv() {
     printf '%s\n' "$stamp" >.venv/.stamp
 }
 
+# Superset's packages have no wheels for newer Pythons; where the system has none of these, uv fetches one.
+setup_superset() {
+    venv=.local/superset/venv
+    superset_lock=requirements/superset.lock
+    superset_stamp="$(checksum "$superset_lock") $root"
+    [ -f "$venv/.stamp" ] && [ "$(cat "$venv/.stamp")" = "$superset_stamp" ] && "$venv/bin/python" -c '' && return
+    [ -x .venv/bin/uv ] || setup_venv
+    say "installing Superset into $venv"
+    rm -rf "$venv"
+    mkdir -p "$(dirname "$venv")"
+    uv_index
+    uv_certificates
+    { .venv/bin/python -m uv venv -q --python '>=3.11,<3.13' "$venv" &&
+        .venv/bin/python -m uv pip sync -q --require-hashes --python "$venv/bin/python" "$superset_lock"; } ||
+        die "Superset's locked packages could not be installed; uv's lines are above."
+    printf '%s\n' "$superset_stamp" >"$venv/.stamp"
+}
+
 # --- what was asked for ------------------------------------------------------------------------------------------
 
 if [ $# -eq 0 ]; then
@@ -246,7 +265,7 @@ if [ $# -eq 0 ]; then
 fi
 for part in "$@"; do
     case $part in
-        venv | system | kafka | mongo) "setup_$part" ;;
-        *) die "no part is called '$part'; there are: venv system kafka mongo" ;;
+        venv | system | kafka | mongo | superset) "setup_$part" ;;
+        *) die "no part is called '$part'; there are: venv system kafka mongo superset" ;;
     esac
 done
