@@ -21,11 +21,11 @@ from analytics_service.routes import ERRORS, question_router, show_examples
 from analytics_service.settings import AnalyticsSettings
 from analytics_service.store import Store
 from event_core.health import Health, Ping, health_router
-from event_core.http import BoundedBody, RequestContext, install_error_handlers
+from event_core.http import JsonBodies, RequestContext, install_error_handlers
 from event_core.telemetry import Tracing
 
-MAX_BODY_BYTES = 256 << 10
-"""Of a posted question; the largest that makes sense has six filters of a hundred names."""
+MAX_BODY_BYTES = 2 << 20
+"""Of a posted question; the largest has seven filters of a hundred names of 256 characters."""
 
 _DESCRIPTION = """\
 Questions about the stored events. Each reply says what exactly was counted (`semantics`), how fresh it is (`freshness`: what
@@ -71,4 +71,4 @@ def create_app(settings: AnalyticsSettings, deps: Deps) -> ASGIApp:
     app.include_router(live_router(live, ERRORS))
     app.include_router(health_router(Health(settings.service_name, __version__, deps.pings), deps.metrics.registry))
     show_examples(app)
-    return RequestContext(BoundedBody(app, MAX_BODY_BYTES))
+    return RequestContext(JsonBodies(app, MAX_BODY_BYTES))

@@ -32,6 +32,24 @@ class Replied(NamedTuple):
     cached: bool
 
 
+class _Work:
+    """An answer that is being worked out, and those who wait for it."""
+
+    def __init__(self, task: asyncio.Task[tuple[Kept, State]]) -> None:
+        self.task = task
+        self._waiting = 0
+
+    async def wait(self) -> tuple[Kept, State]:
+        """The answer. One who goes away does not take it from the others; when the last has gone the work ends."""
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self.task)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.task.cancel()
+
+
 class Desk:
     """One per process. The same question asked by several at once is answered once."""
 
@@ -40,7 +58,7 @@ class Desk:
         self._budget = settings.analytics_row_budget
         self._cache = Cache(settings.analytics_cache_mb << 20)
         self._metrics = metrics
-        self._working: dict[str, asyncio.Task[Kept]] = {}
+        self._working: dict[str, _Work] = {}
         self._exports = 0
         # Each holds a connection for as long as its client takes: the questions need some, too.
         self._most_exports = max(1, settings.analytics_pool_size // 2)
@@ -58,12 +76,13 @@ class Desk:
         cached = kept is not None
         self._metrics.cache.labels("hit" if cached else "miss").inc()
         if kept is None:
-            working = self._working.get(key)
-            if working is None:
-                working = self._working[key] = asyncio.create_task(self._work(asked, question))
-                working.add_done_callback(lambda done: self._done(key, done))
-            # One who goes away does not take the answer from the others.
-            kept = await asyncio.shield(working)
+            # By the question alone: who asks while it is being worked out gets that answer, with the freshness it has. Else a
+            # dashboard that many look at would be worked out for each of them whenever an event comes.
+            work = self._working.get(asked)
+            if work is None:
+                work = self._working[asked] = _Work(asyncio.create_task(self._work(asked, question)))
+                work.task.add_done_callback(lambda done: self._done(asked, done))
+            kept, state = await work.wait()
         return _reply(kept, state, cached)
 
     async def export(self, question: Question, format: FileFormat) -> AsyncGenerator[bytes]:
@@ -90,7 +109,7 @@ class Desk:
         place["freshness"] = _freshness(rows[0]["watermark"], rows[0]["asked_at"])
         return orjson.dumps(place, option=orjson.OPT_UTC_Z)
 
-    async def _work(self, asked: str, question: Question) -> Kept:
+    async def _work(self, asked: str, question: Question) -> tuple[Kept, State]:
         async with self._store.snapshot(question) as snapshot:
             state = await snapshot.state(question)
             await self._afford(snapshot, question)
@@ -100,10 +119,10 @@ class Desk:
         # Under the version that was read with the rows: the one asked for before may be older.
         self._cache.put(_key(asked, question, state), kept)
         self._metrics.cache_bytes.set(self._cache.size)
-        return kept
+        return kept, state
 
-    def _done(self, key: str, task: asyncio.Task[Kept]) -> None:
-        del self._working[key]
+    def _done(self, asked: str, task: asyncio.Task[tuple[Kept, State]]) -> None:
+        del self._working[asked]
         if not task.cancelled():
             task.exception()  # looked at also where everybody who asked has gone
 

@@ -1,7 +1,8 @@
 """The questions as HTTP endpoints: each by GET, and all of them by POST /v1/query."""
 
 # No postponed annotations here: FastAPI reads those of the endpoints that _ask makes.
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from functools import reduce
 from operator import or_
@@ -11,8 +12,8 @@ from fastapi import APIRouter, Body, FastAPI, Path, Query, Request
 from pydantic import BaseModel, Field, create_model
 from starlette.responses import Response
 
-from analytics_service.desk import Desk
-from analytics_service.downloads import Download, opened
+from analytics_service.desk import Desk, Replied
+from analytics_service.downloads import Download, gone, opened
 from analytics_service.examples import EXAMPLES
 from analytics_service.exports import MEDIA, disposition
 from analytics_service.questions import counts, events
@@ -92,8 +93,7 @@ _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
 
 def question_router(desk: Desk) -> APIRouter:
     """Every question that the service answers."""
-    # What is posted is JSON whatever the client calls it: curl calls it a form.
-    router = APIRouter(tags=["questions"], strict_content_type=False)
+    router = APIRouter(tags=["questions"])
     for kind in KINDS:
         router.add_api_route(
             kind.path,
@@ -206,13 +206,30 @@ def _post(desk: Desk) -> Callable[..., Awaitable[Response]]:
     return endpoint
 
 
+async def _unless_gone(asking: Coroutine[Any, Any, Replied], request: Request) -> Replied | None:
+    """What is asked; None where the client leaves before: then it is not worked out further."""
+    asked = asyncio.create_task(asking)
+    left = asyncio.create_task(gone(request.receive))
+    try:
+        await asyncio.wait({asked, left}, return_when=asyncio.FIRST_COMPLETED)
+        if asked.done():
+            return asked.result()
+        return None
+    finally:
+        for task in (asked, left):
+            task.cancel()
+        await asyncio.wait({asked, left})
+
+
 async def respond(desk: Desk, question: Question, request: Request) -> Response:
     """The reply, or 304 where the client has it; or the rows as a file."""
     if question.format != "json":
         chunks = await opened(desk.export(question, question.format))
         headers = {"Content-Disposition": disposition(question.KIND, question.format)}
         return Download(chunks, MEDIA[question.format].type, headers)
-    replied = await desk.ask(question)
+    replied = await _unless_gone(desk.ask(question), request)
+    if replied is None:
+        return Response(status_code=499)  # nobody reads it
     headers = {
         "ETag": replied.etag,
         # A late event shows at once: whoever keeps an answer asks whether it still holds.
@@ -220,6 +237,6 @@ async def respond(desk: Desk, question: Question, request: Request) -> Response:
         "X-Cache": "hit" if replied.cached else "miss",
     }
     known = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
-    if replied.etag in known or "*" in known:
+    if request.method == "GET" and (replied.etag in known or "*" in known):
         return Response(status_code=304, headers=headers)
     return Response(replied.body, headers=headers, media_type="application/json")

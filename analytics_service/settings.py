@@ -13,9 +13,11 @@ class AnalyticsSettings(PostgresSettings):
     analytics_database_role: str = Field(
         "analytics_reader", description="Role that every connection takes on; it may only read the schema analytics"
     )
-    analytics_pool_size: int = Field(8, ge=1, description="Database connections at most")
+    analytics_pool_size: int = Field(
+        8, ge=1, description="Questions that are worked on at a time, each with a connection"
+    )
     analytics_statement_timeout_seconds: float = Field(
-        15.0, gt=0, description="Longest run of one query in the database"
+        15.0, ge=0.002, description="Longest run of one query in the database"
     )
     analytics_row_budget: int = Field(
         20_000_000, ge=1, description="Events that one question may read one by one; what needs more is refused"

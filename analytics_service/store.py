@@ -20,13 +20,22 @@ from analytics_service.settings import AnalyticsSettings
 from event_core.errors import DatabaseUnavailable, Overloaded
 from event_core.postgres import Connection, open_pool, unavailable
 from event_core.sqlfiles import load_sql
-from event_core.telemetry import Tracing
+from event_core.telemetry import Tracing, get_logger
+
+log = get_logger(__name__)
 
 STATE = load_sql("analytics_service.sql", "state")
 EVENTS_TO_READ = load_sql("analytics_service.sql", "events_to_read")
 
-EXPORT_ROWS = 500
-"""Rows of an export that are in memory at a time; an event may have 256 KiB."""
+EXPORT_BYTES = 2 << 20
+"""About so much of an export is read at a time: an event may have 200 bytes or 256 KiB."""
+FIRST_ROWS, MOST_ROWS = 10, 5_000
+RESERVED = 2
+"""Connections that no question takes: for versions of kept answers, look-ups of one event, the live view, health."""
+PATIENCE_SECONDS = 2.0
+"""A question that has no connection after so long is refused: those who wait longer go away, and their work is for nothing."""
+LOCK_SECONDS = 5.0
+"""Nothing here waits for locks but where somebody changes the schema: that is no fault of the question."""
 
 _UNANSWERED = ("08", "53", "57", "40", "55", "3D", "42P01", "3F", "42883")
 """SQLSTATEs with which asking again can help: connection, resources, operator, rollback, lock; and a database, a schema, a table
@@ -80,14 +89,17 @@ class Store(Protocol):
 
 def open_reader(settings: AnalyticsSettings) -> asyncpg.Pool:
     """A pool whose sessions can only read, and only what the role may."""
+    limit = settings.analytics_statement_timeout_seconds
     return open_pool(
-        settings,
-        size=settings.analytics_pool_size,
+        # The server's own limit comes first: it says what happened.
+        settings.model_copy(update={"database_timeout_seconds": max(settings.database_timeout_seconds, limit + 5)}),
+        size=settings.analytics_pool_size + RESERVED,
         application="analytics_service",
         server_settings={
             "role": settings.analytics_database_role,
             "default_transaction_read_only": "on",
-            "statement_timeout": str(int(settings.analytics_statement_timeout_seconds * 1000)),
+            "statement_timeout": str(int(limit * 1000)),
+            "lock_timeout": str(int(min(LOCK_SECONDS, limit / 2) * 1000) or 1),
             # Compiling costs more than it saves; a plan that knows the values reads only the partitions it needs.
             "jit": "off",
             "plan_cache_mode": "force_custom_plan",
@@ -103,6 +115,7 @@ class PostgresStore:
         self._settings = settings
         self._metrics = metrics
         self._tracer = tracing.tracer
+        self._questions = asyncio.Semaphore(settings.analytics_pool_size)
 
     async def state(self, question: Question) -> State:
         async with self._asking("state") as connection:
@@ -114,11 +127,27 @@ class PostgresStore:
 
     @contextlib.asynccontextmanager
     async def snapshot(self, question: Question) -> AsyncGenerator[Snapshot]:
-        async with (
-            self._asking(question.KIND) as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            yield _PostgresSnapshot(connection)
+        await self._turn()
+        try:
+            async with (
+                self._asking(question.KIND) as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                yield _PostgresSnapshot(connection)
+        finally:
+            self._questions.release()
+
+    async def _turn(self) -> None:
+        """Waits until a question may take a connection; then ``release``."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._questions.acquire()
+        except TimeoutError:
+            self._metrics.failures.labels(Overloaded.code).inc()
+            number = self._settings.analytics_pool_size
+            raise Overloaded(
+                f"{number} questions are being worked on, as many as there may be: ask again", retry_after=5
+            ) from None
 
     @contextlib.asynccontextmanager
     async def _asking(self, name: str) -> AsyncGenerator[Connection]:
@@ -145,16 +174,16 @@ class PostgresStore:
             if connected and isinstance(error, asyncpg.InvalidParameterValueError):
                 self._metrics.failures.labels(InvalidQuery.code).inc()
                 raise InvalidQuery(str(error)) from error
-            if not connected and isinstance(error, TimeoutError) and self._pool.get_size() == self._pool.get_max_size():
-                self._metrics.failures.labels(Overloaded.code).inc()
-                raise Overloaded(
-                    f"all {self._pool.get_max_size()} connections to the database were busy for {limit:g} s",
-                    retry_after=5,
-                ) from error
             # What fails before there is a session is the database's or the operator's matter: a missing role, say.
             if not connected or sqlstate is None or sqlstate.startswith(_UNANSWERED):
                 self._metrics.failures.labels(DatabaseUnavailable.code).inc()
-                raise unavailable(error, self._settings) from error
+                # Where it is, and as whom we asked, is nobody's business but the operator's.
+                log.warning(
+                    "a question was not answered", question=name, problem=unavailable(error, self._settings).message
+                )
+                raise DatabaseUnavailable(
+                    "the database does not answer: ask again", retry_after=2, sqlstate=sqlstate
+                ) from error
             raise
         finally:
             self._metrics.query_seconds.labels(name).observe(time.perf_counter() - began)
@@ -188,5 +217,8 @@ class _PostgresSnapshot:
     async def stream(self, question: Question) -> AsyncGenerator[Sequence[Row]]:
         statement, arguments = question.exported()
         cursor = await self._connection.cursor(statement, *arguments)
-        while rows := await cursor.fetch(EXPORT_ROWS):
+        number = FIRST_ROWS
+        while rows := await cursor.fetch(number):
             yield rows
+            size = sum(len(value) for row in rows for value in row.values() if isinstance(value, str))
+            number = min(max(1, EXPORT_BYTES * len(rows) // (size or 1)), 2 * number, MOST_ROWS)

@@ -114,14 +114,20 @@ class RequestContext:
         await self._app(scope, receive, send_with_headers)
 
 
-class BoundedBody:
-    """ASGI middleware: a body of more than ``most`` bytes is a 413, and is not read on."""
+class JsonBodies:
+    """ASGI middleware: what is posted is JSON whatever the client calls it (curl calls it a form), and of more than ``most``
+    bytes a 413 that is not read on."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
         self._most = most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        others = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
+        scope = {**scope, "headers": [*others, (b"content-type", b"application/json")]}
         read = 0
 
         async def counted() -> Message:

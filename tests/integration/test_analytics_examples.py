@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import httpx
 import pytest
 
 from analytics_service.examples import EXAMPLES
@@ -99,7 +100,8 @@ def test_every_curl_of_the_readme_runs(service: Service) -> None:
         [url] = [word for word in words if word.startswith("localhost:8002")]
         parts = urlsplit(f"http://{url}")
         if "-d" in words:
-            reply = service.post(parts.path, json.loads(words[words.index("-d") + 1]))
+            form = {"content-type": "application/x-www-form-urlencoded"}  # as curl calls what -d gives
+            reply = httpx.post(service.url + parts.path, content=words[words.index("-d") + 1], headers=form)
         else:
             reply = service.get(parts.path, **_grouped(parse_qsl(parts.query)))
         assert reply.status_code == 200, (words, reply.text)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 import asyncpg
+import httpx
 import psycopg
 import pytest
 
@@ -16,6 +18,7 @@ from analytics_service.store import open_reader
 from tests.conftest import Platform
 from tests.oracles.events import Event, store_events
 from tests.support.backend import Backend
+from tests.support.wait import query, until
 from tools.migrate.__main__ import upgrade
 
 pytestmark = pytest.mark.integration
@@ -93,12 +96,55 @@ def test_a_database_that_is_down_means_503_and_recovery_by_itself(platform: Plat
 
 
 def test_a_query_over_its_time_limit_says_so(platform: Platform) -> None:
-    service = platform.start("analytics_service", ANALYTICS_STATEMENT_TIMEOUT_SECONDS="0.5")
+    service = platform.start("analytics_service", ANALYTICS_STATEMENT_TIMEOUT_SECONDS="0.01")
+    reply = service.get(
+        "/analytics/timeseries", from_ts="2026-01-01", to_ts="2026-01-07", bucket="1m", zone="Europe/Berlin"
+    )
+    assert (reply.status_code, reply.json()["error_code"]) == (422, "query_too_slow")
+    assert "0.01 s" in reply.json()["error_message"]
+
+
+def test_a_table_that_somebody_locks_is_no_fault_of_the_question(platform: Platform) -> None:
+    service = platform.start("analytics_service", ANALYTICS_STATEMENT_TIMEOUT_SECONDS="1")
     with psycopg.connect(platform.database_url) as blocker:
         blocker.execute("lock table events in access exclusive mode")
         reply = service.get("/analytics/events/count", from_ts="2026-01-01", to_ts="2026-01-02", user_id="u")
-    assert (reply.status_code, reply.json()["error_code"]) == (422, "query_too_slow")
-    assert "0.5 s" in reply.json()["error_message"]
+    assert (reply.status_code, reply.json()["retryable"]) == (503, True)
+    assert "postgres" not in reply.json()["error_message"], "nothing of where the database is"
+
+
+def test_questions_that_are_stuck_leave_room_for_what_is_quick_and_end_with_their_clients(platform: Platform) -> None:
+    insert(platform, 5)
+    service = platform.start("analytics_service", ANALYTICS_POOL_SIZE="2", ANALYTICS_STATEMENT_TIMEOUT_SECONDS="30")
+    day = {"from_ts": "2026-01-01", "to_ts": "2026-01-02"}
+    assert service.get("/analytics/events/count", **day).json()["count"] == 5
+
+    def stuck(user: str) -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(f"{service.url}/analytics/events/count", params={**day, "user_id": user}, timeout=4)
+
+    with psycopg.connect(platform.database_url) as blocker, ThreadPoolExecutor(2) as pool:
+        blocker.execute("lock table events in access exclusive mode")
+        waiting = [pool.submit(stuck, user) for user in ("a", "b")]
+        until("both are stuck", lambda: _locked(platform) == 2)
+        kept = service.get("/analytics/events/count", **day)
+        assert (kept.status_code, kept.headers["x-cache"]) == (200, "hit")
+        assert service.get("/health/ready").status_code == 200
+        refused = service.get("/analytics/events/count", **day, user_id="c")
+        assert (refused.status_code, refused.json()["error_code"]) == (503, "overloaded")
+        for one in waiting:
+            one.result()
+        until("their work ends", lambda: _locked(platform) == 0, seconds=3)
+
+
+def _locked(platform: Platform) -> int:
+    """How many of the service's sessions wait for a lock."""
+    [(number,)] = query(
+        platform.database_url,
+        "select count(*) from pg_stat_activity where application_name = 'analytics_service' and wait_event_type = 'Lock'"
+        " and datname = current_database()",
+    )
+    return int(number)
 
 
 def test_before_the_migration_the_service_waits_and_then_answers(

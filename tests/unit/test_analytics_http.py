@@ -218,6 +218,25 @@ async def test_several_who_ask_the_same_at_once_cost_one_query() -> None:
     assert len(service.store.asked) == 1
 
 
+async def test_who_asks_while_the_answer_is_worked_out_gets_it_with_its_freshness_although_events_came() -> None:
+    service = counting(1)
+    service.store.pause = asyncio.Event()
+    first = asyncio.create_task(service.get(COUNT, **HOUR))
+    while not service.store.asked:
+        await asyncio.sleep(0)
+    watermark = service.store.watermark
+    service.store.version, service.store.watermark = "2", datetime(2026, 3, 1, tzinfo=UTC)
+    second = asyncio.create_task(service.get(COUNT, **HOUR))
+    await asyncio.sleep(0.05)
+    service.store.pause.set()
+    bodies = [(await one).json() for one in (first, second)]
+    assert len(service.store.asked) == 1
+    assert bodies[0] == bodies[1]
+    assert watermark is not None
+    assert datetime.fromisoformat(bodies[1]["freshness"]["watermark"]) == watermark
+    assert (await service.get(COUNT, **HOUR)).headers["x-cache"] == "miss", "the next one sees what came"
+
+
 async def test_what_time_alone_changes_is_kept_for_a_minute_of_the_watermark_until_it_settles() -> None:
     service = Analytics()
     service.store.found = [
@@ -291,7 +310,7 @@ async def test_a_bad_body_is_a_422_in_the_one_shape(body: bytes, named: str) -> 
 
 
 async def test_a_body_larger_than_any_question_is_a_413() -> None:
-    response = await counting().request("POST", "/v1/query", content=b"[" * (300 << 10))
+    response = await counting().request("POST", "/v1/query", content=b"[" * (3 << 20))
     assert (response.status_code, error_of(response)["error_code"]) == (413, "too_large")
 
 

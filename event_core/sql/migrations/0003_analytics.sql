@@ -3,19 +3,27 @@
 
 do $$
 begin
-    if not exists (select from pg_roles where rolname = 'analytics_reader') then
-        create role analytics_reader nologin;
-    end if;
+    begin
+        if not exists (select from pg_roles where rolname = 'analytics_reader') then
+            create role analytics_reader nologin;
+        end if;
+    exception
+        -- Roles belong to the whole server: another database's migration may be making it now.
+        when duplicate_object or unique_violation then null;
+        when insufficient_privilege then
+            raise exception 'the role analytics_reader is missing, and % may not make it', current_user
+                using hint = format('As an administrator: create role analytics_reader; grant analytics_reader to %I', current_user);
+    end;
+    -- Whoever migrates is whom the services log in as, unless somebody decides otherwise: it must be able to take on the role. From
+    -- PostgreSQL 16 on not even who made a role can, without being granted it.
     if not (select rolsuper from pg_roles where rolname = current_user)
-       and not pg_has_role(current_user, 'analytics_reader', 'member') then
+       and not pg_has_role(current_user, 'analytics_reader', case when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member' end) then
         execute format('grant analytics_reader to %I', current_user);
     end if;
 exception
-    -- Roles belong to the whole server: another database's migration may be making it now.
-    when duplicate_object or unique_violation then null;
     when insufficient_privilege then
-        raise exception 'the role analytics_reader is missing and % may not make it', current_user
-            using hint = format('As an administrator: create role analytics_reader; grant analytics_reader to %I', current_user);
+        raise exception '% may not take on the role analytics_reader', current_user
+            using hint = format('As an administrator: create role analytics_reader if it is missing; grant analytics_reader to %I', current_user);
 end;
 $$;
 
@@ -152,10 +160,15 @@ comment on column analytics.other_versions.first_seen is 'Grows when a user''s f
 
 create function analytics.version_of(from_ts timestamptz, to_ts timestamptz) returns text
 language sql stable parallel safe as $$
-    -- Each number only ever grows, so their sum is the same only where all of them are.
-    select concat_ws('.', epoch, other.first_seen, coalesce(sum(version), 0), coalesce(sum(writers), 0))
+    -- Each number only ever grows, so their sum is the same only where all of them are. What begins anew with small numbers, a database made
+    -- again or a server put back, has another name or another start.
+    select concat_ws(
+        '.', (select oid from pg_database where datname = current_database()), extract(epoch from pg_postmaster_start_time())::bigint,
+        epoch, other.first_seen, coalesce(sum(version), 0), coalesce(sum(writers), 0)
+    )
     from analytics.other_versions as other
-    left join analytics.versions on day >= (from_ts at time zone 'UTC')::date and day <= ((to_ts - interval '1 microsecond') at time zone 'UTC')::date
+    left join analytics.versions
+        on day >= (from_ts at time zone 'UTC')::date and day <= ((to_ts - interval '1 microsecond') at time zone 'UTC')::date
     group by epoch, other.first_seen
 $$;
 comment on function analytics.version_of(timestamptz, timestamptz) is 'A text that stays the same as long as every answer about [from_ts, to_ts) does.';

@@ -1,5 +1,42 @@
 -- Counts: in total, over time, by anything. Whole quarters of an hour come from analytics.event_counts, the rest from the events.
 
+-- --- what every question refuses
+
+create function analytics.check_range(from_ts timestamptz, to_ts timestamptz) returns void
+language plpgsql immutable parallel safe as $$
+begin
+    -- Further out there is no room for a bucket's or a window's end.
+    if (from_ts >= '0001-01-01 00:00+00' and from_ts < '10000-01-01 00:00+00'
+        and to_ts >= '0001-01-01 00:00+00' and to_ts < '10000-01-01 00:00+00') is not true then
+        raise exception 'the range has no end: give from_ts and to_ts, both of the years 1 to 9999' using errcode = '22023';
+    elsif from_ts >= to_ts then
+        raise exception 'the range is empty: from_ts must lie before to_ts' using errcode = '22023';
+    end if;
+end;
+$$;
+comment on function analytics.check_range(timestamptz, timestamptz) is 'Raises 22023 where [from_ts, to_ts) is empty, backwards or without an end: nothing was counted must not look like nothing happened.';
+
+create function analytics.check_dimension(name text) returns void
+language plpgsql immutable parallel safe as $$
+begin
+    if name not in ('event_name', 'user_id', 'tenant_id', 'experiment_id', 'variant', 'source') and name !~ '^metadata\..' then
+        raise exception 'nothing can be broken down by "%": take event_name, user_id, tenant_id, experiment_id, variant, source or metadata.PATH', name
+            using errcode = '22023';
+    end if;
+end;
+$$;
+comment on function analytics.check_dimension(text) is 'Raises 22023 where the name is no dimension: a mistyped breakdown must not count everything as events without a value. Null, for no breakdown, is fine.';
+
+create function analytics.check_most(most integer) returns void
+language plpgsql immutable parallel safe as $$
+begin
+    if (most >= 1) is not true then
+        raise exception 'most: how many values are wanted, 1 or more' using errcode = '22023';
+    end if;
+end;
+$$;
+comment on function analytics.check_most(integer) is 'Raises 22023 where a limit is null or less than 1.';
+
 -- --- buckets of time in a zone
 
 create function analytics.first_instant(wall timestamp, zone text) returns timestamptz
@@ -46,9 +83,10 @@ declare
     last_day date := (to_ts at time zone zone)::date;
     found timestamptz[];
 begin
-    if from_ts is null or to_ts is null or from_ts >= to_ts then
-        raise exception 'the range is empty: from_ts must lie before to_ts' using errcode = '22023';
-    elsif (months > 0)::integer + (days > 0)::integer + (step > interval '0')::integer <> 1
+    perform analytics.check_range(from_ts, to_ts);
+    if zone is null then
+        raise exception 'no zone: name one, as Europe/Rome or UTC' using errcode = '22023';
+    elsif not coalesce(isfinite(width), false) or (months > 0)::integer + (days > 0)::integer + (step > interval '0')::integer <> 1
           or months not between 0 and 1 or days not between 0 and 31
           or (step > interval '0' and (step < interval '1 minute' or step > interval '1 day'
               or mod(86400, extract(epoch from step)) <> 0 or mod(extract(epoch from step), 60) <> 0)) then
@@ -132,10 +170,9 @@ declare
     buckets constant integer := cardinality(bounds) - 1;
     low constant timestamptz := bounds[1];
     high constant timestamptz := bounds[buckets + 1];
-    served constant boolean := analytics.counts_serve(filters, breakdown, bounds);
     quarter constant interval := '15 minutes';
-    first_quarter timestamptz := date_bin(quarter, low, timestamptz '2000-01-01 00:00+00');
-    last_quarter timestamptz := date_bin(quarter, high, timestamptz '2000-01-01 00:00+00');
+    first_quarter timestamptz;
+    last_quarter timestamptz;
     -- What the range cuts off a quarter is added from the events, or, where that is less, the rest taken away.
     head_from timestamptz := low;
     head_until timestamptz := low;
@@ -144,16 +181,22 @@ declare
     tail_until timestamptz := high;
     tail_sign integer := 1;
 begin
+    perform analytics.check_range(low, high);
     perform analytics.check_filters(filters);
-    if not served then
+    perform analytics.check_dimension(breakdown);
+    if not analytics.counts_serve(filters, breakdown, bounds) then
         return query
             select width_bucket(e."timestamp", bounds),
-                   analytics.dimension(breakdown, e.event_name, e.user_id, e.tenant_id, e.experiment_id, e.variant, e.source, e.metadata),
+                   analytics.dimension(
+                       breakdown, e.event_name, e.user_id, e.tenant_id, e.experiment_id, e.variant, e.source, e.metadata
+                   ) collate "C",
                    count(*)
             from analytics.matching(low, high, filters) as e
             group by 1, 2;
         return;
     end if;
+    first_quarter := date_bin(quarter, low, timestamptz '2000-01-01 00:00+00');
+    last_quarter := date_bin(quarter, high, timestamptz '2000-01-01 00:00+00');
     if first_quarter = last_quarter then
         head_until := high;
         first_quarter := high;
@@ -203,16 +246,18 @@ begin
         select part.place, part.value, sum(part.events)::bigint
         from (
             select case when buckets > 1 then least(greatest(width_bucket(c.bucket, bounds), 1), buckets) else 1 end as place,
-                   analytics.dimension(breakdown, c.event_name, null, c.tenant_id, null, null, null, null) as value,
+                   analytics.dimension(breakdown, c.event_name, null, c.tenant_id, null, null, null, null) collate "C" as value,
                    sum(c.events) as events
             from analytics.counts_between(first_quarter, last_quarter, filters) as c
             group by 1, 2
             union all
-            select 1, analytics.dimension(breakdown, e.event_name, null, e.tenant_id, null, null, null, null), head_sign * count(*)
+            select 1, analytics.dimension(breakdown, e.event_name, null, e.tenant_id, null, null, null, null) collate "C",
+                   head_sign * count(*)
             from analytics.matching(head_from, head_until, filters) as e
             group by 2
             union all
-            select buckets, analytics.dimension(breakdown, e.event_name, null, e.tenant_id, null, null, null, null), tail_sign * count(*)
+            select buckets, analytics.dimension(breakdown, e.event_name, null, e.tenant_id, null, null, null, null) collate "C",
+                   tail_sign * count(*)
             from analytics.matching(tail_from, tail_until, filters) as e
             group by 2
         ) as part
@@ -224,18 +269,24 @@ comment on function analytics.counted(timestamptz[], jsonb, text) is 'Events bet
 
 create function analytics.count_events(from_ts timestamptz, to_ts timestamptz, filters jsonb default '{}') returns bigint
 language sql stable parallel safe as $$
-    select coalesce(sum(events), 0)::bigint from analytics.counted(array[from_ts, to_ts], filters) where from_ts < to_ts
+    select coalesce(sum(events), 0)::bigint from analytics.counted(array[from_ts, to_ts], filters)
 $$;
 comment on function analytics.count_events(timestamptz, timestamptz, jsonb) is 'How many events of [from_ts, to_ts) the filters let through.';
 
 create function analytics.top(from_ts timestamptz, to_ts timestamptz, by text, most integer default 10, filters jsonb default '{}')
 returns table (value text, events bigint, total bigint)
-language sql stable parallel safe as $$
-    select value, events, sum(events) over ()::bigint
-    from analytics.counted(array[from_ts, to_ts], filters, by)
-    where from_ts < to_ts
-    order by events desc, value nulls last
-    limit most
+language plpgsql stable parallel safe set plan_cache_mode = force_custom_plan set jit = off as $$
+#variable_conflict use_column
+begin
+    perform analytics.check_most(most);
+    perform analytics.check_dimension(coalesce(by, ''));
+    return query
+        select value, events, sum(events) over ()::bigint
+        from analytics.counted(array[from_ts, to_ts], filters, by)
+        -- A function's result has the database's order, which differs from server to server.
+        order by events desc, value collate "C" nulls last
+        limit most;
+end;
 $$;
 comment on function analytics.top(timestamptz, timestamptz, text, integer, jsonb) is 'The most frequent values of a column or of metadata.PATH, and how many events there are in all; value null: events that have none.';
 
@@ -250,6 +301,7 @@ declare
     buckets constant integer := cardinality(nominal) - 1;
     bounds constant timestamptz[] := from_ts || nominal[2:buckets] || to_ts;
 begin
+    perform analytics.check_most(most);
     if breakdown is null then
         return query
             select nominal[n], nominal[n + 1], null::text, false, coalesce(c.events, 0)
@@ -260,7 +312,8 @@ begin
     end if;
     return query
         with counted as materialized (
-            select place, value, events from analytics.counted(bounds, filters, breakdown)
+            -- Its result has the database's order, which differs from server to server.
+            select place, value collate "C" as value, events from analytics.counted(bounds, filters, breakdown)
         ), ranked as (
             select value, row_number() over (order by sum(events) desc, value nulls last) > most as other, sum(events) as total
             from counted group by value
@@ -268,7 +321,9 @@ begin
             select case when not other then value end as value, other, sum(total) as total from ranked group by 1, 2
         ), summed as (
             select place, case when not other then counted.value end as value, other, sum(events)::bigint as events
-            from counted join ranked on ranked.value is not distinct from counted.value
+            -- As "is not distinct from", which would compare each with each.
+            from counted
+            join ranked on coalesce(ranked.value, '') = coalesce(counted.value, '') and (ranked.value is null) = (counted.value is null)
             group by 1, 2, 3
         )
         select nominal[n], nominal[n + 1], series.value, series.other, coalesce(summed.events, 0)

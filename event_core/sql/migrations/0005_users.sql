@@ -107,9 +107,7 @@ language plpgsql stable parallel safe set plan_cache_mode = force_custom_plan se
 declare
     found timestamptz;
 begin
-    if not coalesce(isfinite(from_ts) and isfinite(to_ts), false) then
-        raise exception 'the range has no end: give from_ts and to_ts' using errcode = '22023';
-    end if;
+    perform analytics.check_range(from_ts, to_ts);
     first := (from_ts at time zone 'UTC')::date;
     until := (to_ts at time zone 'UTC')::date;
     -- Asked for with order by, as it is one step in an index then.
@@ -295,11 +293,14 @@ language plpgsql stable parallel safe
 set plan_cache_mode = force_custom_plan set jit = off set work_mem = '64MB' as $$
 #variable_conflict use_column
 begin
+    perform analytics.check_range(from_ts, to_ts);
     perform analytics.check_filters(filters);
+    perform analytics.check_dimension(coalesce(breakdown, ''));
+    perform analytics.check_most(most);
     if breakdown = 'tenant_id' then
         return query
-            select tenant_id, count(*) from analytics.users_between(from_ts, to_ts, filters)
-            group by tenant_id order by 2 desc, 1 limit most;
+            select tenant_id collate "C", count(*) from analytics.users_between(from_ts, to_ts, filters)
+            group by 1 order by 2 desc, 1 limit most;
         return;
     end if;
     return query
@@ -334,6 +335,7 @@ create function analytics.hll_sketch(from_ts timestamptz, to_ts timestamptz, fil
 language plpgsql stable parallel safe
 set plan_cache_mode = force_custom_plan set jit = off set work_mem = '64MB' as $$
 begin
+    perform analytics.check_range(from_ts, to_ts);
     perform analytics.check_filters(filters);
     return (
         select string_agg(decode(lpad(to_hex(coalesce(analytics.hll_rank(r.least_rest), 0)), 2, '0'), 'hex'), '' order by n)
@@ -403,6 +405,7 @@ language plpgsql stable parallel safe set plan_cache_mode = force_custom_plan se
 declare
     most constant integer := 1000000;
 begin
+    perform analytics.check_range(from_ts, to_ts);
     perform analytics.check_filters(filters);
     if method is null or method not in ('auto', 'exact', 'sketch') then
         raise exception 'no method: %', method using errcode = '22023', hint = 'auto, exact or sketch';

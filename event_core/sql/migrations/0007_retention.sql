@@ -1,5 +1,36 @@
 -- Retention.
 
+create function analytics.new_users(from_ts timestamptz, to_ts timestamptz, filters jsonb default '{}') returns setof analytics.first_seen
+language sql stable parallel safe as $$
+    select f.* from analytics.first_seen as f
+    where f.first_seen_at >= from_ts and f.first_seen_at < to_ts
+      and (filters -> 'tenant_id' is null or f.tenant_id = any (analytics.texts(filters -> 'tenant_id')))
+      and (filters -> 'user_id' is null or f.user_id = any (analytics.texts(filters -> 'user_id')))
+$$;
+comment on function analytics.new_users(timestamptz, timestamptz, jsonb) is 'The users whose first event ever lies in [from_ts, to_ts); of the filters, tenant_id and user_id.';
+
+create function analytics.returns_by_events(bounds timestamptz[], cohorts integer, periods integer, filters jsonb default '{}')
+returns table (number integer, mask bigint)
+language plpgsql stable parallel safe
+set plan_cache_mode = force_custom_plan set jit = off set work_mem = '64MB'
+-- A partition of which nothing is known yet is taken for nearly empty: each of its events would be compared with each user.
+set enable_nestloop = off as $$
+#variable_conflict use_column
+begin
+    return query
+        select new.number, bit_or(1::bigint << (width_bucket(e."timestamp", bounds) - 1 - new.number))
+        from (
+            select row_number() over () as id, tenant_id, user_id, width_bucket(first_seen_at, bounds) - 1 as number
+            from analytics.new_users(bounds[1], bounds[cohorts + 1], filters)
+        ) as new
+        join analytics.matching(bounds[1], bounds[cardinality(bounds)], filters) as e
+            on e.tenant_id = new.tenant_id and e.user_id = new.user_id
+        where e."timestamp" >= bounds[new.number + 1] and e."timestamp" < bounds[new.number + 2 + periods]
+        group by new.id, new.number;
+end;
+$$;
+comment on function analytics.returns_by_events(timestamptz[], integer, integer, jsonb) is 'Of each user who came anew between the first bounds (a cohort between each two) and had events that the filters let through: the cohort''s number from 0, and a mask whose bit n says that there were some in the n-th period after the cohort''s.';
+
 create function analytics.retention(
     from_ts timestamptz, to_ts timestamptz, width interval default '1 day', zone text default 'UTC', periods integer default 7,
     filters jsonb default '{}'
@@ -18,9 +49,7 @@ declare
     masks text;
     bits integer := periods + 1;
 begin
-    if from_ts is null or to_ts is null or from_ts >= to_ts then
-        raise exception 'from_ts must lie before to_ts' using errcode = '22023';
-    end if;
+    perform analytics.check_range(from_ts, to_ts);
     if unit is null then
         raise exception 'width: cohorts are days, weeks or months' using errcode = '22023', hint = '1 day, 7 days or 1 month';
     end if;
@@ -41,11 +70,7 @@ begin
     -- No two masks say the same of a user, so that adding up their bits counts users.
     if not by_days then
         masks := $masks$
-            select new.number, 0 as base, bit_or(1::bigint << (width_bucket(e."timestamp", $1) - 1 - new.number)) as mask
-            from (select row_number() over () as id, * from cohort) as new
-            join analytics.matching($1[1], $1[cardinality($1)], $4) as e on e.tenant_id = new.tenant_id and e.user_id = new.user_id
-            where e."timestamp" >= $1[new.number + 1] and e."timestamp" < $1[new.number + 2 + $3]
-            group by new.id, new.number
+            select number, 0 as base, mask from analytics.returns_by_events($1, $2, $3, $4)
         $masks$;
     elsif unit = 'day' then
         bits := 31;
@@ -88,12 +113,9 @@ begin
         $query$
         with cohort as not materialized (
             select tenant_id, user_id, numbers.number
-            from analytics.first_seen
+            from analytics.new_users($1[1], $1[$2 + 1], $4)
             -- Joined only so that the planner knows how few numbers there are.
             join generate_series(0, $2 - 1) as numbers (number) on numbers.number = %1$s
-            where first_seen_at >= $1[1] and first_seen_at < $1[$2 + 1]
-              and ($4 -> 'tenant_id' is null or tenant_id = any (analytics.texts($4 -> 'tenant_id')))
-              and ($4 -> 'user_id' is null or user_id = any (analytics.texts($4 -> 'user_id')))
         ),
         masks as (%2$s),
         sums as (select number, base, array[%3$s] as sums from masks group by number, base),

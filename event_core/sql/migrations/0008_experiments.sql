@@ -14,6 +14,8 @@ set jit = off
 set work_mem = '64MB'
 -- A day of the window is 24 hours everywhere.
 set timezone = 'UTC'
+-- A partition of which nothing is known yet is taken for nearly empty: each of its events would be compared with each user.
+set enable_nestloop = off
 as $$
 #variable_conflict use_column
 declare
@@ -24,11 +26,9 @@ begin
     if experiment is null or goal is null then
         raise exception 'experiment and goal: must be given' using errcode = '22023';
     end if;
-    if (from_ts < to_ts) is not true then
-        raise exception 'from_ts must lie before to_ts' using errcode = '22023';
-    end if;
-    if (window_ > interval '0') is not true then
-        raise exception 'window_: must be longer than nothing' using errcode = '22023';
+    perform analytics.check_range(from_ts, to_ts);
+    if (window_ > interval '0' and window_ <= interval '1000 years') is not true then
+        raise exception 'window_: must be longer than nothing, and end some day' using errcode = '22023';
     end if;
     perform analytics.check_filters(filters);
     if filters ?| array['event_name', 'experiment_id', 'variant'] then
