@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
-from event_consumer.events.catalogue import TENANTS
+from event_consumer.events.catalogue import TENANTS, refresh_hours
 from event_consumer.events.days import bit_of, end_of, month_of, start_of
 from event_consumer.events.locks import ROLLUP_LOCK
 from event_core.postgres import Connection
@@ -95,10 +95,11 @@ class Rebuild:
         """Makes the day's rollups anew; by how much they differed. All counts are in slot 0 afterwards."""
         async with self._connection.transaction(isolation="read_committed"):
             await self._connection.execute(LOCK_ROLLUPS, ROLLUP_LOCK, timeout=WORK_SECONDS)
-            differences, in_slots = await self._count_anew(day)
-            if differences.event_counts_15m.rows or in_slots:
+            differences, untidy = await self._count_anew(day)
+            if differences.event_counts_15m.rows or untidy:
                 await self._work(DELETE_COUNTS, start_of(day), end_of(day))
                 await self._work(INSERT_COUNTS)
+                await refresh_hours(self._connection, day, WORK_SECONDS)
             if differences.user_days.rows:
                 await self._work(CLEAR_WRONG_DAYS, month_of(day), bit_of(day))
                 await self._work(DELETE_EMPTY_DAYS, month_of(day))
@@ -106,14 +107,14 @@ class Rebuild:
             if differences.first_seen.rows:
                 await self._work(MOVE_FIRST_SEEN)
                 await self._work(BUMP_FIRST_SEEN)
-            if differences.any or in_slots:
+            if differences.any or untidy:
                 await self._work(BUMP_EPOCH)
             if differences.any:
                 await self._work(BUMP_DAY, day.isoformat())
         return differences
 
     async def _count_anew(self, day: date) -> tuple[Differences, bool]:
-        """What differs, and whether counts lie in other slots than 0. Fills the temporary tables."""
+        """What differs, and whether counts lie in other slots than 0 or hours are not their sum. Fills the temporary tables."""
         begin, end = start_of(day), end_of(day)
         await self._work(REBUILD_COUNTS, begin, end)
         await self._work(REBUILD_USERS, begin, end)
@@ -128,7 +129,7 @@ class Rebuild:
             Difference(users["too_many"] + users["too_few"], users["too_many"], users["too_few"]),
             Difference(late, 0, late),
         )
-        return differences, counts["in_slots"]
+        return differences, counts["untidy"]
 
     async def _work(self, statement: str, *parameters: object) -> int:
         """Runs the statement; how many rows it touched."""

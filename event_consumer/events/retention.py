@@ -10,7 +10,7 @@ from datetime import date, timedelta
 
 import asyncpg
 
-from event_consumer.events.catalogue import TENANTS, limit_lock_waits, list_partitions
+from event_consumer.events.catalogue import TENANTS, limit_lock_waits, list_partitions, refresh_hours
 from event_consumer.events.days import Partition, bit_of, end_of, month_of, partition_of, start_of
 from event_consumer.events.locks import ROLLUP_LOCK
 from event_core.postgres import Connection
@@ -94,6 +94,7 @@ class Retention:
             await connection.execute(LOCK_ROLLUPS, ROLLUP_LOCK)
             await connection.execute(BUMP_EPOCH)
             await connection.execute(DELETE_COUNTS, *bounds, timeout=self._work_seconds)
+            await refresh_hours(connection, day, self._work_seconds)
             for statement in (DELETE_LAST_DAYS, CLEAR_DAYS):
                 await connection.execute(statement, month_of(day), bit_of(day), timeout=self._work_seconds)
             await connection.execute(BUMP_DAY, day.isoformat())

@@ -11,11 +11,13 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from psycopg import sql
 
 from tests.oracles import counts
 from tests.oracles.counts import Asked
-from tests.oracles.events import Event, clear, store_events
+from tests.oracles.events import Event, clear, fold, store_events
 from tests.oracles.strategies import ANCHORS, ZONES, events, filters, moments
+from tools.migrate.__main__ import upgrade
 
 pytestmark = pytest.mark.integration
 
@@ -35,11 +37,15 @@ def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def put(connection: psycopg.Connection[Any], stored: list[Event]) -> None:
-    """These and no others are stored; every third by another writer."""
+    """These and no others are stored: by two writers, and some late, when earlier days were folded already."""
+    late = len(stored) // 4
     with connection.transaction():
         clear(connection)
-        store_events(connection, stored[::3], slot=2)
-        store_events(connection, [event for place, event in enumerate(stored) if place % 3], slot=1)
+        store_events(connection, stored[late::2], slot=2)
+        store_events(connection, stored[late + 1 :: 2], slot=1)
+        if stored:
+            fold(connection, stored[len(stored) // 2].timestamp.date())
+        store_events(connection, stored[:late], slot=1)
 
 
 @st.composite
@@ -134,6 +140,21 @@ def test_top_values_and_their_series_add_up_to_all_events(
     assert {(value, other): number for value, other, number in series} == expected
 
 
+def test_a_series_of_very_many_values_is_not_quadratic(connection: psycopg.Connection[Any]) -> None:
+    day = datetime(2024, 5, 6, tzinfo=UTC)
+    connection.execute(
+        "insert into events (event_id, user_id, event_name, timestamp, received_at)"
+        " select gen_random_uuid(), 'u' || n, 'e', %s, now() from generate_series(1, 20000) as n",
+        [day],
+    )
+    connection.execute("set statement_timeout = '10s'")
+    found = connection.execute(
+        "select value, events from analytics.timeseries(%s, %s, '1 hour', breakdown => 'user_id', most => 2)",
+        [day, day + timedelta(hours=1)],
+    ).fetchall()
+    assert found == [("u1", 1), ("u10", 1), (None, 19_998)]
+
+
 def test_what_is_stored_late_shows_in_its_own_bucket_at_once(connection: psycopg.Connection[Any]) -> None:
     day = datetime(2024, 5, 6, tzinfo=UTC)
     put(connection, [Event(day + timedelta(hours=hour)) for hour in range(24)])
@@ -147,22 +168,89 @@ def test_what_is_stored_late_shows_in_its_own_bucket_at_once(connection: psycopg
     assert version != another
 
 
+@pytest.fixture
+def english(database_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A database whose own order is that of English words, as the official image's is."""
+    server, name = database_url.rsplit("/", 1)
+    made = sql.Identifier(f"{name}_english")
+    with psycopg.connect(database_url, autocommit=True) as maintenance:
+        maintenance.execute(
+            sql.SQL(
+                "create database {} template template0 encoding 'UTF8' locale_provider icu icu_locale 'en-US'"
+            ).format(made)
+        )
+        try:
+            url = f"{server}/{name}_english"
+            upgrade(url)
+            with psycopg.connect(url, autocommit=True) as connection:
+                yield connection
+        finally:
+            maintenance.execute(sql.SQL("drop database {} with (force)").format(made))
+
+
+def test_among_equals_the_same_come_first_whatever_order_the_database_has(
+    english: psycopg.Connection[Any],
+) -> None:
+    day = datetime(2024, 5, 6, tzinfo=UTC)
+    names = ("a", "A", "b", "B", "_x", "é")
+    store_events(english, [Event(day, name, name, name, metadata={"plan": name}) for name in names])
+    assert english.execute(
+        "select array_agg(name order by name) from unnest(%s::text[]) as name", [list(names)]
+    ).fetchone() == (["_x", "a", "A", "b", "B", "é"],)
+    for dimension in ("event_name", "tenant_id", "user_id", "metadata.plan"):
+        asked = [day, day + timedelta(hours=1), dimension]
+        for question in (
+            "select value from analytics.top(%s, %s, %s, 4)",
+            "select value from analytics.unique_users_per(%s, %s, %s, most => 4)",
+            "select value from analytics.timeseries(%s, %s, '1 hour', breakdown => %s, most => 4) where not other",
+        ):
+            assert english.execute(question, asked).fetchall() == [("A",), ("B",), ("_x",), ("a",)]
+
+
+RANGE = "'2024-05-06', '2024-05-07'"
+
+
 @pytest.mark.parametrize(
-    "call",
+    ("call", "remedy"),
     [
-        "analytics.count_events(now(), now() + interval '1 day', '{\"event_nam\": [\"a\"]}')",
-        "analytics.count_events(now(), now() + interval '1 day', '[]')",
-        'analytics.count_events(now(), now() + interval \'1 day\', \'{"metadata": {"a": 1, "b": 1, "c": 1, "d": 1}}\')',
-        "analytics.bucket_bounds(now(), now(), '1 day', 'UTC')",
-        "analytics.bucket_bounds(now(), now() + interval '1 day', '7 minutes', 'UTC')",
-        "analytics.bucket_bounds(now(), now() + interval '1 day', '1 month 1 day', 'UTC')",
-        "analytics.bucket_bounds(now(), now() + interval '1 day', '1 hour', 'nowhere')",
-        "analytics.bucket_bounds('0001-01-01', '9999-01-01', '1 minute', 'UTC')",
+        (f'count_events({RANGE}, \'{{"event_nam": ["a"]}}\')', "filtered by event_nam"),
+        (f"count_events({RANGE}, '[]')", "not a JSON object"),
+        (f"count_events({RANGE}, null)", "not a JSON object"),
+        (f'count_events({RANGE}, \'{{"metadata": {{"a": 1, "b": 1, "c": 1, "d": 1}}}}\')', "at most 3 paths"),
+        ("count_events('2024-05-07', '2024-05-06')", "from_ts must lie before to_ts"),
+        ("count_events('2024-05-07', '2024-05-07')", "from_ts must lie before to_ts"),
+        ("count_events('2024-05-07', null)", "give from_ts and to_ts"),
+        ("count_events('-infinity', '2024-05-07')", "give from_ts and to_ts"),
+        ("count_events('2024-05-07', '294276-12-31')", "years 1 to 9999"),
+        ("top('2024-05-07', '2024-05-06', 'event_name')", "from_ts must lie before to_ts"),
+        ("top('2024-05-07', 'infinity', 'event_name')", "give from_ts and to_ts"),
+        (f"top({RANGE}, 'event_nam')", "take event_name, user_id"),
+        (f"top({RANGE}, 'plan')", "metadata.PATH"),
+        (f"top({RANGE}, 'metadata.')", "metadata.PATH"),
+        (f"top({RANGE}, 'metadatas')", "metadata.PATH"),
+        (f"top({RANGE}, null)", "take event_name, user_id"),
+        (f"top({RANGE}, 'event_name', 0)", "1 or more"),
+        (f"top({RANGE}, 'event_name', null)", "1 or more"),
+        ("counted(null)", "give from_ts and to_ts"),
+        ("counted(array[now()])", "from_ts must lie before to_ts"),
+        (f"counted(array[{RANGE}]::timestamptz[], breakdown => 'country')", "take event_name, user_id"),
+        (f"timeseries({RANGE}, '1 hour', breakdown => 'country')", "take event_name, user_id"),
+        (f"timeseries({RANGE}, '1 hour', breakdown => 'source', most => -1)", "1 or more"),
+        (f"timeseries({RANGE}, null)", "no width of a bucket"),
+        (f"timeseries({RANGE}, '1 hour', null)", "no zone"),
+        ("timeseries('-infinity', 'infinity', '1 hour')", "give from_ts and to_ts"),
+        ("bucket_bounds(now(), now(), '1 day', 'UTC')", "from_ts must lie before to_ts"),
+        (f"bucket_bounds({RANGE}, '7 minutes', 'UTC')", "no width of a bucket"),
+        (f"bucket_bounds({RANGE}, '1 month 1 day', 'UTC')", "no width of a bucket"),
+        (f"bucket_bounds({RANGE}, '1 hour', 'nowhere')", "nowhere"),
+        ("bucket_bounds('0001-01-01', '9999-01-01', '1 minute', 'UTC')", "too many buckets"),
     ],
 )
-def test_a_question_that_makes_no_sense_is_refused_by_sql_too(connection: psycopg.Connection[Any], call: str) -> None:
-    with pytest.raises(psycopg.errors.InvalidParameterValue):
-        connection.execute(f"select {call}")
+def test_a_question_that_makes_no_sense_is_refused_by_sql_too(
+    connection: psycopg.Connection[Any], call: str, remedy: str
+) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=remedy):
+        connection.execute(f"select analytics.{call}")
 
 
 def test_the_role_reads_the_schema_and_nothing_else(connection: psycopg.Connection[Any]) -> None:
@@ -180,3 +268,22 @@ def test_the_role_reads_the_schema_and_nothing_else(connection: psycopg.Connecti
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(forbidden)
+
+
+def test_quarters_and_hours_of_folded_days_meet_without_gap_or_overlap(connection: psycopg.Connection[Any]) -> None:
+    start = datetime(2024, 5, 6, tzinfo=UTC)
+    quarter = timedelta(minutes=15)
+    stored = [Event(start + quarter * n, event_name="ab"[n % 2]) for n in range(60)]
+    with connection.transaction():
+        clear(connection)
+        store_events(connection, stored[:50])
+        fold(connection, (start + timedelta(days=1)).date())
+        store_events(connection, stored[50:])
+    for low in range(10):
+        for high in range(low + 1, 30):
+            for breakdown in (None, "event_name"):
+                [(found,)] = connection.execute(
+                    "select sum(events) from analytics.counted(array[%s, %s], '{}', %s)",
+                    [start + quarter * low, start + quarter * high, breakdown],
+                ).fetchall()
+                assert found == high - low, (low, high, breakdown)

@@ -13,7 +13,7 @@ from event_consumer.events.partitions import Maintenance
 from event_consumer.settings import ConsumerSettings
 from event_core.postgres import open_pool
 from tests.oracles.events import Event, store_events
-from tests.support.stored import expected, rollups
+from tests.support.stored import expected, hours_are_right, rollups
 from tests.support.wait import query
 
 pytestmark = pytest.mark.integration
@@ -53,6 +53,7 @@ async def test_days_that_are_over_are_added_up_and_today_is_left_alone(database_
     assert await turn(database_url)
     assert rollups(database_url) == before == expected(database_url)
     assert versions(database_url) == known, "no answer has changed"
+    assert hours_are_right(database_url)
     folded = slots(database_url)
     assert folded.pop(TODAY) == [1, 2]
     assert len(folded) == 2
@@ -63,6 +64,7 @@ async def test_days_that_are_over_are_added_up_and_today_is_left_alone(database_
     assert await turn(database_url)
     assert slots(database_url)[TODAY - timedelta(days=1)] == [0]
     assert rollups(database_url) == expected(database_url)
+    assert hours_are_right(database_url)
 
 
 async def test_a_writer_that_holds_its_lock_is_not_waited_for_long(database_url: str) -> None:

@@ -28,7 +28,10 @@ class Event(NamedTuple):
     """0: a new one when it is stored."""
 
 
-_TABLES = "events, event_ids, event_counts_15m, user_days, first_seen, day_versions, first_seen_versions, dead_letters"
+_TABLES = (
+    "events, event_ids, event_counts_15m, event_counts_1h, user_days, first_seen, day_versions, first_seen_versions,"
+    " dead_letters"
+)
 _INSERT = (
     'insert into events (event_id, user_id, event_name, "timestamp", received_at, tenant_id, experiment_id, variant, source,'
     " metadata) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
@@ -88,3 +91,18 @@ def store_events(connection: psycopg.Connection[Any], events: Sequence[Event], *
             [(day, slot) for day in sorted({bucket.date() for bucket, _, _ in counts})],
         )
     return ids
+
+
+def fold(connection: psycopg.Connection[Any], before: date) -> None:
+    """Adds up the counts of the days before, as the consumer's upkeep does when they are over."""
+    connection.execute(
+        "with counted as (delete from event_counts_15m where bucket < %s and slot <> 0 returning *)"
+        " insert into event_counts_15m as c select bucket, tenant_id, event_name, 0, sum(events) from counted group by 1, 2, 3"
+        " on conflict (bucket, tenant_id, event_name, slot) do update set events = c.events + excluded.events",
+        [datetime(before.year, before.month, before.day, tzinfo=UTC)],
+    )
+    connection.execute("delete from event_counts_1h")
+    connection.execute(
+        "insert into event_counts_1h select date_bin('1 hour', bucket, timestamptz '2000-01-01 00:00+00'), tenant_id, event_name,"
+        " sum(events) from event_counts_15m where slot = 0 group by 1, 2, 3"
+    )

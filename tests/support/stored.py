@@ -83,7 +83,8 @@ class Rollups(NamedTuple):
 
 
 def rollups(url: str) -> Rollups:
-    """What the tables say."""
+    """What the tables say. The hours must agree with the quarters at any time."""
+    assert hours_are_right(url)
     with psycopg.connect(url) as connection:
         connection.execute("set timezone to 'UTC'")
         counts: Counter[tuple[datetime, str, str]] = Counter()
@@ -96,6 +97,18 @@ def rollups(url: str) -> Rollups:
             for tenant, month, user, bits in connection.execute("select tenant_id, month, user_id, days from user_days")
         }
     return Rollups({key: number for key, number in counts.items() if number}, days)
+
+
+def hours_are_right(url: str) -> bool:
+    """Whether the hours are the sum of what is folded."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "select 1 from (select date_bin('1 hour', bucket, timestamptz '2000-01-01 00:00+00') as bucket, tenant_id,"
+            " event_name, sum(events) as events from event_counts_15m where slot = 0 group by 1, 2, 3) as added"
+            " full join event_counts_1h as hours using (bucket, tenant_id, event_name)"
+            " where added.events is distinct from hours.events"
+        ).fetchall()
+    return not rows
 
 
 def expected(url: str) -> Rollups:

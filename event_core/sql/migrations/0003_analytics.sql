@@ -39,6 +39,24 @@ comment on column public.consumer_offsets.caught_up_at is 'When the consumer las
 
 comment on column public.event_counts_15m.slot is 'Who counted: a slot of consumer_offsets, so that no two writers share a row. Sum over it. 0: added up after the day, or rebuilt.';
 
+-- Months are added up from hours: of days that are over there are four times fewer rows than quarters.
+create table public.event_counts_1h (
+    bucket     timestamptz not null,
+    tenant_id  text collate "C" not null,
+    event_name text collate "C" not null,
+    events     bigint      not null,
+    primary key (bucket, tenant_id, event_name)
+);
+comment on table public.event_counts_1h is 'Events per hour (UTC): slot 0 of event_counts_15m, added up. Whoever changes that slot changes this in the same transaction.';
+comment on column public.event_counts_1h.bucket is 'The beginning of the hour.';
+comment on column public.event_counts_1h.tenant_id is 'The tenant.';
+comment on column public.event_counts_1h.event_name is 'The event''s name.';
+comment on column public.event_counts_1h.events is 'How many events were stored and folded.';
+insert into public.event_counts_1h (bucket, tenant_id, event_name, events)
+select date_bin('1 hour', bucket, timestamptz '2000-01-01 00:00+00'), tenant_id, event_name, sum(events)
+from public.event_counts_15m where slot = 0 group by 1, 2, 3;
+create index event_counts_15m_unfolded_idx on public.event_counts_15m (bucket) where slot <> 0;
+
 -- An experiment's exposures are few among all events; the index alone says whose and what they are.
 create index events_experiment_id_timestamp_idx on public.events (experiment_id, "timestamp")
     include (tenant_id, user_id, variant) where experiment_id is not null;
@@ -69,6 +87,30 @@ comment on column analytics.event_counts.bucket is 'The beginning of the quarter
 comment on column analytics.event_counts.tenant_id is 'The tenant.';
 comment on column analytics.event_counts.event_name is 'The event''s name.';
 comment on column analytics.event_counts.events is 'How many events; add up.';
+
+create view analytics.folded_quarters as
+select bucket, tenant_id, event_name, events from public.event_counts_15m where slot = 0;
+comment on view analytics.folded_quarters is 'That part of event_counts which is in event_hours too: of days that are over, but for what came late.';
+comment on column analytics.folded_quarters.bucket is 'The beginning of the quarter (UTC).';
+comment on column analytics.folded_quarters.tenant_id is 'The tenant.';
+comment on column analytics.folded_quarters.event_name is 'The event''s name.';
+comment on column analytics.folded_quarters.events is 'How many events.';
+
+create view analytics.fresh_quarters as
+select bucket, tenant_id, event_name, events from public.event_counts_15m where slot <> 0;
+comment on view analytics.fresh_quarters is 'The rest of event_counts: today, and what came late. Sum it.';
+comment on column analytics.fresh_quarters.bucket is 'The beginning of the quarter (UTC).';
+comment on column analytics.fresh_quarters.tenant_id is 'The tenant.';
+comment on column analytics.fresh_quarters.event_name is 'The event''s name.';
+comment on column analytics.fresh_quarters.events is 'How many events; add up.';
+
+create view analytics.event_hours as
+select bucket, tenant_id, event_name, events from public.event_counts_1h;
+comment on view analytics.event_hours is 'folded_quarters added up to hours. With fresh_quarters it is all events.';
+comment on column analytics.event_hours.bucket is 'The beginning of the hour (UTC).';
+comment on column analytics.event_hours.tenant_id is 'The tenant.';
+comment on column analytics.event_hours.event_name is 'The event''s name.';
+comment on column analytics.event_hours.events is 'How many events.';
 
 create view analytics.user_days as
 select tenant_id, month, user_id, days from public.user_days;

@@ -20,8 +20,8 @@ create function analytics.check_dimension(name text) returns void
 language plpgsql immutable parallel safe as $$
 begin
     if name not in ('event_name', 'user_id', 'tenant_id', 'experiment_id', 'variant', 'source') and name !~ '^metadata\..' then
-        raise exception 'nothing can be broken down by "%": take event_name, user_id, tenant_id, experiment_id, variant, source or metadata.PATH', name
-            using errcode = '22023';
+        raise exception 'nothing can be broken down by "%"', name using errcode = '22023',
+            hint = 'take event_name, user_id, tenant_id, experiment_id, variant, source or metadata.PATH';
     end if;
 end;
 $$;
@@ -151,15 +151,36 @@ language sql immutable parallel safe as $$
 $$;
 comment on function analytics.counts_serve(jsonb, text, timestamptz[]) is 'Whether analytics.event_counts can say it: it knows names and tenants, and buckets that begin with a quarter of an hour.';
 
-create function analytics.counts_between(from_ts timestamptz, to_ts timestamptz, filters jsonb default '{}')
+create function analytics.counts_between(from_ts timestamptz, to_ts timestamptz, filters jsonb default '{}', by_hours boolean default false)
 returns setof analytics.event_counts
 language sql stable parallel safe as $$
-    select c.* from analytics.event_counts as c
-    where c.bucket >= from_ts and c.bucket < to_ts
-      and (filters -> 'event_name' is null or c.event_name = any (analytics.texts(filters -> 'event_name')))
+    select c.*
+    from (
+        select * from analytics.fresh_quarters as fresh where fresh.bucket >= from_ts and fresh.bucket < to_ts
+        union all
+        select * from analytics.event_hours as hours
+        where by_hours
+          and hours.bucket >= date_bin('1 hour', from_ts + interval '45 minutes', timestamptz '2000-01-01 00:00+00')
+          and hours.bucket < date_bin('1 hour', to_ts, timestamptz '2000-01-01 00:00+00')
+        union all
+        -- All that is folded, or what lies before the first whole hour,
+        select * from analytics.folded_quarters as folded
+        where folded.bucket >= from_ts
+          and folded.bucket < case when by_hours
+              then least(to_ts, date_bin('1 hour', from_ts + interval '45 minutes', timestamptz '2000-01-01 00:00+00')) else to_ts end
+        union all
+        -- and after the last.
+        select * from analytics.folded_quarters as folded
+        where by_hours
+          and folded.bucket >= greatest(
+              date_bin('1 hour', from_ts + interval '45 minutes', timestamptz '2000-01-01 00:00+00'),
+              date_bin('1 hour', to_ts, timestamptz '2000-01-01 00:00+00'))
+          and folded.bucket < to_ts
+    ) as c
+    where (filters -> 'event_name' is null or c.event_name = any (analytics.texts(filters -> 'event_name')))
       and (filters -> 'tenant_id' is null or c.tenant_id = any (analytics.texts(filters -> 'tenant_id')))
 $$;
-comment on function analytics.counts_between(timestamptz, timestamptz, jsonb) is 'The counts of the quarters that begin in [from_ts, to_ts), of the names and tenants that the filters let through.';
+comment on function analytics.counts_between(timestamptz, timestamptz, jsonb, boolean) is 'The counts of the quarters that begin in [from_ts, to_ts), of the names and tenants that the filters let through; from_ts begins a quarter. by_hours: where it can be, a row is of a whole hour: fewer rows of the same sum.';
 
 create function analytics.counted(bounds timestamptz[], filters jsonb default '{}', breakdown text default null)
 returns table (place integer, value text, events bigint)
@@ -171,6 +192,10 @@ declare
     low constant timestamptz := bounds[1];
     high constant timestamptz := bounds[buckets + 1];
     quarter constant interval := '15 minutes';
+    by_hours constant boolean := not exists (
+        select from unnest(bounds[2:buckets]) as inner_bound
+        where inner_bound <> date_bin('1 hour', inner_bound, timestamptz '2000-01-01 00:00+00')
+    );
     first_quarter timestamptz;
     last_quarter timestamptz;
     -- What the range cuts off a quarter is added from the events, or, where that is less, the rest taken away.
@@ -230,7 +255,7 @@ begin
                 select least(greatest(width_bucket(quarters.bucket, bounds), 1), buckets) as place, quarters.events
                 from (
                     select case when buckets > 1 then c.bucket else low end as bucket, sum(c.events) as events
-                    from analytics.counts_between(first_quarter, last_quarter, filters) as c
+                    from analytics.counts_between(first_quarter, last_quarter, filters, by_hours) as c
                     group by 1
                 ) as quarters
                 union all
@@ -248,7 +273,7 @@ begin
             select case when buckets > 1 then least(greatest(width_bucket(c.bucket, bounds), 1), buckets) else 1 end as place,
                    analytics.dimension(breakdown, c.event_name, null, c.tenant_id, null, null, null, null) collate "C" as value,
                    sum(c.events) as events
-            from analytics.counts_between(first_quarter, last_quarter, filters) as c
+            from analytics.counts_between(first_quarter, last_quarter, filters, by_hours) as c
             group by 1, 2
             union all
             select 1, analytics.dimension(breakdown, e.event_name, null, e.tenant_id, null, null, null, null) collate "C",
@@ -340,7 +365,7 @@ language plpgsql stable parallel safe set jit = off set plan_cache_mode = force_
 begin
     return (
         select coalesce(sum(events), 0)
-        from analytics.counts_between(date_bin('15 minutes', from_ts, timestamptz '2000-01-01 00:00+00'), to_ts, filters)
+        from analytics.counts_between(date_bin('15 minutes', from_ts, timestamptz '2000-01-01 00:00+00'), to_ts, filters, true)
     );
 end;
 $$;
