@@ -74,8 +74,8 @@ KINDS = (
         events.UserEventsQuestion,
         events.EventsReply,
         "A user's events",
-        events.UserEventsQuestion,
-        events.UserEventsQuestion.of,
+        events.UserEventsParameters,
+        events.UserEventsParameters.of,
     ),
 )
 

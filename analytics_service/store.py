@@ -208,11 +208,11 @@ class _PostgresSnapshot:
         return found
 
     async def rows(self, question: Question) -> Sequence[Row]:
-        return await self._connection.fetch(question.ROWS, *question.arguments())
+        return await self._connection.fetch(question.statement(), *question.arguments())
 
     async def columns(self, question: Question) -> Sequence[Column]:
         statement, _ = question.exported()
-        return columns_of((await self._connection.prepare(statement)).get_attributes(), question.COLUMNS)
+        return columns_of((await self._connection.prepare(statement)).get_attributes(), question.columns())
 
     async def stream(self, question: Question) -> AsyncGenerator[Sequence[Row]]:
         statement, arguments = question.exported()

@@ -9,7 +9,7 @@ from functools import cache
 from typing import NamedTuple
 
 from analytics_service.errors import InvalidQuery
-from event_core.event import as_utc
+from event_core.event import EARLIEST, LATEST, as_utc
 
 _MILLISECONDS_FROM = 1e11
 """A number from here on is milliseconds: as seconds it would lie after the year 5138."""
@@ -17,12 +17,32 @@ _NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
 _COMPACT_DATE = re.compile(r"(19|20)[0-9]{6}")
 _WIDTH = re.compile(r"([1-9][0-9]{0,4})?(m|h|d|w|mo|minute|hour|day|week|month)")
 _DURATION = re.compile(r"([1-9][0-9]{0,5})(m|h|d|w)")
+_MONTH = "1 month"
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _DAY_MINUTES = 24 * 60
 MAX_WINDOW = timedelta(days=366)
 MAX_DAYS = 31
 MINUTES_OF_A_QUARTER = 15
 """Of an hour: the buckets of the stored counts."""
+QUARTERS_SINCE = datetime(1980, 1, 1, tzinfo=UTC)
+"""Since then the clocks of every zone differ from UTC's by whole quarters of an hour."""
+UTC_ZONES = frozenset(
+    {"UTC", "UCT", "Universal", "Zulu", "GMT", "GMT0", "GMT+0", "GMT-0", "Greenwich"}
+    | {
+        "Etc/UTC",
+        "Etc/UCT",
+        "Etc/Universal",
+        "Etc/Zulu",
+        "Etc/GMT",
+        "Etc/GMT0",
+        "Etc/GMT+0",
+        "Etc/GMT-0",
+        "Etc/Greenwich",
+    }
+)
+"""The zones whose clocks always show UTC."""
+SLACK = timedelta(days=2)
+"""Clocks differ from UTC's, and a day may last longer, by less than this."""
 
 
 class Width(NamedTuple):
@@ -37,6 +57,11 @@ class Width(NamedTuple):
     def minutes(self) -> int:
         """As in ``least``."""
         return self.least // timedelta(minutes=1)
+
+    @property
+    def most(self) -> timedelta:
+        """No bucket is wider, but for a change of the clocks."""
+        return timedelta(days=31) if self.interval == _MONTH else self.least
 
 
 def parse_time(text: str, field: str) -> datetime:
@@ -105,7 +130,7 @@ def parse_width(text: str) -> Width:
     if unit in ("mo", "month"):
         if number > 1:
             raise InvalidQuery("bucket: a bucket is at most one month: send 1mo")
-        return Width("1 month", timedelta(days=28))
+        return Width(_MONTH, timedelta(days=28))
     days = number * (7 if unit[0] == "w" else 1)
     if days > MAX_DAYS:
         raise InvalidQuery(f"bucket: a bucket is at most {MAX_DAYS} days, or 1mo")
@@ -125,3 +150,22 @@ def parse_duration(text: str, field: str) -> timedelta:
     if duration > MAX_WINDOW:
         raise InvalidQuery(f"{field}: {text} is longer than {MAX_WINDOW.days}d")
     return duration
+
+
+def later(moment: datetime, by: timedelta) -> datetime:
+    """``moment`` and ``by``, or the last moment that there is."""
+    return moment + by if moment < LATEST - by else LATEST
+
+
+def check_room(from_ts: datetime, to_ts: datetime, before: timedelta, after: timedelta) -> None:
+    """The buckets that the range cuts reach out of it: their bounds must be moments too.
+
+    Raises:
+        InvalidQuery: the range comes too close to an end of the years 1-9999.
+    """
+    first, last = EARLIEST + before, LATEST - after
+    if from_ts < first or to_ts > last:
+        raise InvalidQuery(
+            "from_ts, to_ts: the buckets do not fit between the years 1 and 9999: send from_ts from"
+            f" {first.date().isoformat()} on and to_ts up to {last.date().isoformat()}"
+        )

@@ -19,6 +19,7 @@ MAX_VALUES = 100
 MAX_PATHS = 3
 """Metadata paths of one question; SQL's matching() has as many."""
 MAX_PATH = 256
+_DOT = "\x01"
 DIMENSIONS = ("event_name", "user_id", "tenant_id", "experiment_id", "variant", "source")
 """What an event can be filtered and broken down by, beside metadata.PATH."""
 
@@ -66,10 +67,13 @@ def path(value: str, field: str) -> str:
     """A dotted metadata path.
 
     Raises:
-        InvalidQuery: it is empty, too long, or has an empty key.
+        InvalidQuery: it is empty, too long, has an empty key, or U+0001, which stands for a key's own dots in SQL.
     """
-    if not 1 <= len(value) <= MAX_PATH or "\x00" in value or _surrogate(value) or "" in value.split("."):
-        raise InvalidQuery(f"{field}: {value[:64]!r} is no path: send keys joined by dots, like address.city")
+    keys = value.replace("\\.", _DOT).split(".")
+    if not 1 <= len(value) <= MAX_PATH or "\x00" in value or _DOT in value or _surrogate(value) or "" in keys:
+        raise InvalidQuery(
+            f"{field}: {value[:64]!r} is no path: send keys joined by dots, like address.city (a dot in a key: \\.)"
+        )
     return value
 
 
@@ -89,6 +93,8 @@ def dimension(value: str, field: str) -> str:
 
 def _metadata(value: object) -> object:
     """``path=value`` of a query string, repeated, as {path: [values]}; an object as it is, each value a list of texts."""
+    if value is None:
+        return None
     found: dict[str, list[str]] = {}
     if isinstance(value, Mapping):
         for key, wanted in value.items():
@@ -105,12 +111,14 @@ def _metadata(value: object) -> object:
 
 def _text_of(value: object) -> str:
     """A JSON scalar as PostgreSQL shows it as text."""
-    if isinstance(value, bool | int):
-        return orjson.dumps(value).decode()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
     raise InvalidQuery("metadata: values are texts, whole numbers, true or false (send other numbers as text)")
 
 
-Names = Annotated[list[str], BeforeValidator(one_or_more), Field(max_length=MAX_VALUES)]
+Names = Annotated[list[str], BeforeValidator(one_or_more), Field(min_length=1, max_length=MAX_VALUES)]
 Zone = Annotated[str, Field(description="IANA time zone in which days begin", examples=["Europe/Berlin"])]
 
 
@@ -132,6 +140,15 @@ class Answer(NamedTuple):
     approximate: bool = False
     error: float | None = None
     """Relative standard error of an approximate answer."""
+
+
+class _Range(BaseModel):
+    """Which time is meant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    from_ts: Annotated[datetime, _time_of("from_ts"), Field(description=f"Start, inclusive: {_TIME}")]
+    to_ts: Annotated[datetime, _time_of("to_ts"), Field(description=f"End, exclusive: {_TIME}")]
 
 
 class Filters(BaseModel):
@@ -160,18 +177,23 @@ class Filters(BaseModel):
             for value in getattr(self, field) or ():
                 name(value, field)
         metadata = self.metadata if isinstance(self.metadata, dict) else {}
+        if self.metadata is not None and not metadata:
+            raise InvalidQuery("metadata: it names nothing: leave it out, or send metadata=plan=pro")
         if len(metadata) > MAX_PATHS:
             raise InvalidQuery(f"metadata: at most {MAX_PATHS} paths")
         for key, values in metadata.items():
             path(key, "metadata")
-            if any("\x00" in value or _surrogate(value) for value in values) or not 1 <= len(values) <= MAX_VALUES:
+            if any("\x00" in value or _surrogate(value) for value in values):
                 raise InvalidQuery(f"metadata: {key}: no event can have it")
+            if not 1 <= len(values) <= MAX_VALUES:
+                raise InvalidQuery(f"metadata: {key}: send 1 to {MAX_VALUES} values")
         return self
 
     @cached_property
     def filters(self) -> dict[str, Any]:
         """As SQL takes them: only what was given."""
-        return {field: getattr(self, field) for field in (*DIMENSIONS, "metadata") if getattr(self, field)}
+        given = {field: getattr(self, field) for field in (*DIMENSIONS, "metadata")}
+        return {field: value for field, value in given.items() if value is not None}
 
     def filters_json(self) -> str:
         return orjson.dumps(self.filters).decode()
@@ -185,21 +207,29 @@ class Question(Filters):
 
     KIND: ClassVar[str]
     ROWS: ClassVar[str]
-    """The statement whose rows are the answer."""
+    """What ``statement`` gives, where it is always the same."""
     COLUMNS: ClassVar[tuple[str, ...]]
-    """The rows' columns, for exports."""
+    """What ``columns`` gives, where they are always the same."""
 
     format: Annotated[
         Format, Field(description="`json`: the reply; `csv`, `jsonl`, `parquet`: the rows it is made of, streamed")
     ] = "json"
 
+    def statement(self) -> str:
+        """The rows of this are the answer."""
+        return self.ROWS
+
     def arguments(self) -> tuple[object, ...]:
-        """Of ROWS."""
+        """Of the statement."""
         raise NotImplementedError
+
+    def columns(self) -> tuple[str, ...]:
+        """Of the rows of an export, in order."""
+        return self.COLUMNS
 
     def exported(self) -> tuple[str, tuple[object, ...]]:
         """The statement of an export, and its arguments."""
-        return self.ROWS, self.arguments()
+        return self.statement(), self.arguments()
 
     def touched(self) -> tuple[datetime, datetime]:
         """The answer stays the same as long as the days of these times (UTC) do."""
@@ -222,11 +252,9 @@ class Question(Filters):
         raise NotImplementedError
 
 
-class Ranged(Question):
+# The range is a base of its own, and the last, so that its parameters come first in the documentation.
+class Ranged(Question, _Range):
     """A question about the events of [from_ts, to_ts)."""
-
-    from_ts: Annotated[datetime, _time_of("from_ts"), Field(description=f"Start, inclusive: {_TIME}")]
-    to_ts: Annotated[datetime, _time_of("to_ts"), Field(description=f"End, exclusive: {_TIME}")]
 
     @model_validator(mode="after")
     def _forwards(self) -> Ranged:

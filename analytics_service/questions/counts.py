@@ -10,7 +10,16 @@ from pydantic import BaseModel, Field, model_validator
 
 from analytics_service.errors import InvalidQuery
 from analytics_service.questions.base import Answer, Cost, Ranged, Reply, Row, Zone, dimension
-from analytics_service.times import MINUTES_OF_A_QUARTER, Width, parse_width, parse_zone
+from analytics_service.times import (
+    MINUTES_OF_A_QUARTER,
+    QUARTERS_SINCE,
+    SLACK,
+    UTC_ZONES,
+    Width,
+    check_room,
+    parse_width,
+    parse_zone,
+)
 from event_core.sqlfiles import load_sql
 
 MAX_BUCKETS = 10_000
@@ -28,14 +37,12 @@ class Counting(Ranged):
         """The dimension, where there is one."""
         return None
 
-    def width(self) -> Width | None:
-        """Of the buckets, where there are some."""
-        return None
+    def in_quarters(self) -> bool:
+        """Whether buckets begin with a quarter of an hour (UTC), where there are some."""
+        return True
 
     def cost(self) -> Cost | None:
-        width, by = self.width(), self.broken_down_by()
-        served = self.filters.keys() <= _SERVED and by in (None, *_SERVED)
-        if served and (width is None or width.minutes % MINUTES_OF_A_QUARTER == 0):
+        if self.filters.keys() <= _SERVED and self.broken_down_by() in (None, *_SERVED) and self.in_quarters():
             return None
         return Cost(self.from_ts, self.to_ts, self.filters)
 
@@ -88,14 +95,19 @@ class TimeseriesQuestion(Counting):
         parse_zone(self.zone)
         if self.breakdown is not None:
             dimension(self.breakdown, "breakdown")
-        check_buckets(self.from_ts, self.to_ts, parse_width(self.bucket), 1 if self.breakdown is None else self.limit)
+        check_buckets(self.from_ts, self.to_ts, self.width(), 1 if self.breakdown is None else self.limit + 1)
         return self
 
     def broken_down_by(self) -> str | None:
         return self.breakdown
 
     def width(self) -> Width:
+        """Of the buckets."""
         return parse_width(self.bucket)
+
+    def in_quarters(self) -> bool:
+        whole = self.width().minutes % MINUTES_OF_A_QUARTER == 0
+        return whole and (self.zone in UTC_ZONES or self.from_ts >= QUARTERS_SINCE)
 
     def arguments(self) -> tuple[object, ...]:
         interval = self.width().interval
@@ -122,16 +134,17 @@ class TimeseriesQuestion(Counting):
 
 
 def check_buckets(from_ts: datetime, to_ts: datetime, width: Width, series: int = 1) -> None:
-    """Refuses more numbers than anybody can look at.
+    """Refuses more numbers than anybody can look at, and buckets that leave the calendar.
 
     Raises:
-        InvalidQuery: the range has too many buckets of this width.
+        InvalidQuery: the range has too many buckets of this width, or comes too close to an end of the years 1-9999.
     """
     number = int((to_ts - from_ts) / width.least) * series
     if number > MAX_BUCKETS:
         raise InvalidQuery(
             f"bucket: about {number:,} numbers, at most {MAX_BUCKETS:,}: take wider buckets or a shorter range"
         )
+    check_room(from_ts, to_ts, width.most + SLACK, width.most + SLACK)
 
 
 class Point(BaseModel):

@@ -21,7 +21,6 @@ PAGE_BYTES = 4 << 20
 """A page ends with the event whose metadata and context bring it beyond this: a thousand of the largest events would have a
 quarter of a GiB."""
 
-_FOUND_BY_INDEX = frozenset({"user_id", "experiment_id"})
 _IN_ORDER = frozenset({"event_name", "tenant_id"})
 """Filters that take most of a page from its first rows: an index's, or those of a tenant that has events at all."""
 
@@ -69,7 +68,8 @@ class EventsQuestion(Ranged):
         return self.EXPORT, (self.from_ts, self.to_ts, self.filters_json())
 
     def cost(self) -> Cost | None:
-        if self.filters.keys() & _FOUND_BY_INDEX:
+        # An index finds a user's. An experiment's it could find too, but in order of time the whole range is gone through.
+        if "user_id" in self.filters:
             return None
         if self.format != "json":
             return Cost(self.from_ts, self.to_ts, self.filters)
@@ -96,10 +96,8 @@ class EventsQuestion(Ranged):
         return Answer(fields, [(self.from_ts, self.to_ts)])
 
 
-class UserEventsQuestion(EventsQuestion):
-    """The events of one user, one by one; without from_ts and to_ts all of them."""
-
-    KIND: ClassVar[str] = "user_events"
+class UserEventsParameters(EventsQuestion):
+    """All that is asked about a user's events, but whose."""
 
     from_ts: Annotated[
         datetime,
@@ -113,27 +111,26 @@ class UserEventsQuestion(EventsQuestion):
     ] = LATEST
 
     def of(self, user_id: str) -> UserEventsQuestion:
-        """The same about this user, whom the path names.
+        """The question about this user, whom the path names.
 
         Raises:
             InvalidQuery: no event can be of such a user, or the query names users too.
         """
         if self.user_id is not None:
             raise InvalidQuery("user_id: the path names the user already: leave it out, or ask /analytics/events")
-        return type(self).model_validate({**self.model_dump(exclude_unset=True), "user_id": [user_id]})
+        return UserEventsQuestion.model_validate({**self.model_dump(exclude_unset=True), "user_id": [user_id]})
 
-    def touched(self) -> tuple[datetime, datetime]:
-        self._name_one()
-        return super().touched()
 
-    def exported(self) -> tuple[str, tuple[object, ...]]:
-        self._name_one()
-        return super().exported()
+class UserEventsQuestion(UserEventsParameters):
+    """The events of one user, one by one; without from_ts and to_ts all of them."""
 
-    def _name_one(self) -> None:
-        # Not when it is made: the path names the user after that. But before anything is read: else it were everybody's events.
+    KIND: ClassVar[str] = "user_events"
+
+    @model_validator(mode="after")
+    def _of_one(self) -> UserEventsQuestion:
         if len(self.user_id or ()) != 1:
             raise InvalidQuery("user_id: name the one user whose events are meant")
+        return self
 
 
 def event_of(row: Row) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Annotated, ClassVar, Self
 
@@ -13,12 +13,14 @@ from pydantic import BaseModel, Field, model_validator
 from analytics_service.errors import InvalidQuery
 from analytics_service.questions.base import Answer, Cost, Names, Ranged, Reply, Row, name
 from analytics_service.statistics import MISMATCH, Arm, analyse
-from analytics_service.times import parse_duration
+from analytics_service.times import later, parse_duration
+from event_core.event import EARLIEST
 from event_core.sqlfiles import load_sql
 
 MAX_WEIGHT = 1e6
-_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
-_END = datetime.max.replace(tzinfo=UTC)
+STRAY = 0.01
+"""Where nobody says which variants there are, one with a smaller share of the users is a mistake of somebody's, not a variant."""
+_FEW = f"{STRAY * 100:g} %"
 
 
 def _weight(text: str) -> tuple[str, float]:
@@ -96,14 +98,14 @@ class ExperimentQuestion(ExperimentParameters):
 
     def settles(self) -> datetime:
         """When the last window is over: before it, the answer also depends on how far the stored events reach."""
-        return self.to_ts + self._duration if self.to_ts < _END - self._duration else _END
+        return later(self.to_ts, self._duration)
 
     def arguments(self) -> tuple[object, ...]:
         return self.experiment, self.goal, self.from_ts, self.to_ts, self._duration, self.filters_json()
 
     def touched(self) -> tuple[datetime, datetime]:
         # An exposure of any earlier day, stored late, moves a user out of the range.
-        return _BEGINNING, self.settles()
+        return EARLIEST, self.settles()
 
     def cost(self) -> Cost | None:
         whose = {field: self.filters[field] for field in ("tenant_id",) if field in self.filters}
@@ -117,11 +119,17 @@ class ExperimentQuestion(ExperimentParameters):
             " and user_id choose users, other filters choose conversions. sequential holds however often one looks and decides"
             " the conclusion, fixed_horizon holds for one look at a time set before; p_value is not corrected for several"
             " variants, p_value_corrected is (Holm)"
+            + (
+                ""
+                if self._weights
+                else f"; without ratio, variants with less than {_FEW} of the users are strays, not compared"
+            )
         )
 
     def answer(self, rows: Sequence[Row]) -> Answer:
         counted = {row["variant"]: row for row in rows}
         excluded = counted.pop(None, None)
+        strays = [{"variant": variant, "users": counted.pop(variant)["users"]} for variant in self._strays(counted)]
         variants = {
             variant: Arm(counted[variant]["users"], counted[variant]["conversions"])
             if variant in counted
@@ -130,6 +138,8 @@ class ExperimentQuestion(ExperimentParameters):
         }
         still_open = {variant: row["still_open"] for variant, row in counted.items()}
         analysis = analyse(variants, self.control, self._weights, self.alpha)
+        if strays:
+            analysis["conclusion"] += f"; {len(strays)} left out with less than {_FEW} of the users: see stray_variants"
         if waiting := sum(still_open.values()):
             analysis["conclusion"] += f"; {waiting} windows are still open"
         return Answer(
@@ -149,10 +159,18 @@ class ExperimentQuestion(ExperimentParameters):
                     }
                     for variant, arm in variants.items()
                 ],
+                "stray_variants": strays,
                 **analysis,
             },
             [(self.from_ts, self.to_ts)],
         )
+
+    def _strays(self, counted: Mapping[str, Row]) -> list[str]:
+        """The variants that are none, by name."""
+        least = STRAY * sum(row["users"] for row in counted.values())
+        few = sorted(variant for variant, row in counted.items() if row["users"] < least and variant != self.control)
+        # A hundred small variants are what was meant.
+        return few if not self._weights and len(few) < len(counted) else []
 
 
 class VariantCounts(BaseModel):
@@ -163,6 +181,13 @@ class VariantCounts(BaseModel):
     conversions: Annotated[int, Field(description="Users who reached the goal in their window; each once")]
     rate: Annotated[float | None, Field(description="conversions / users; null: no users")]
     still_open: Annotated[int, Field(description="Users whose window was not over at the watermark")]
+
+
+class StrayVariant(BaseModel):
+    """A variant that so few users saw that it is taken for a mistake."""
+
+    variant: str
+    users: int
 
 
 class IntervalReply(BaseModel):
@@ -223,6 +248,13 @@ class ExperimentReply(Reply):
     excluded_users: Annotated[int, Field(description="Users left out, as they saw several variants")]
     sample_ratio: SampleRatio
     variants: list[VariantCounts]
+    stray_variants: Annotated[
+        list[StrayVariant],
+        Field(
+            description=f"Without `ratio`: what less than {_FEW} of the users saw, but for `control`. Neither compared"
+            " nor part of sample_ratio; name it in `ratio` if it is a variant"
+        ),
+    ]
     comparisons: list[Comparison]
     better: Annotated[list[str], Field(description="Variants that do better than the control")]
     worse: Annotated[list[str], Field(description="Variants that do worse")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Annotated, ClassVar
 
@@ -11,13 +11,12 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from analytics_service.errors import InvalidQuery
 from analytics_service.questions.base import Answer, Cost, Ranged, Reply, Row, name, one_or_more
-from analytics_service.times import parse_duration
+from analytics_service.times import later, parse_duration
 from event_core.sqlfiles import load_sql
 
 MIN_STEPS = 2
 MAX_STEPS = 10
 MAX_WINDOW = timedelta(days=90)
-_END = datetime.max.replace(tzinfo=UTC)
 
 
 class FunnelQuestion(Ranged):
@@ -63,7 +62,7 @@ class FunnelQuestion(Ranged):
     def settles(self) -> datetime:
         """When the last window is over: before it, the answer also depends on how far the stored events reach."""
         whole = self._duration * (len(self.step) - 1 if self.per_step else 1)
-        return self.to_ts + whole if self.to_ts < _END - whole else _END
+        return later(self.to_ts, whole)
 
     def arguments(self) -> tuple[object, ...]:
         return self.from_ts, self.to_ts, self.step, self._duration, self.per_step, self.filters_json()

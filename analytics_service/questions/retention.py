@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Annotated, ClassVar
 
@@ -11,22 +12,14 @@ from pydantic import BaseModel, Field, model_validator
 
 from analytics_service.errors import InvalidQuery
 from analytics_service.questions.base import Answer, Cost, Ranged, Reply, Row, Zone
-from analytics_service.times import parse_width, parse_zone
+from analytics_service.questions.counts import MAX_BUCKETS
+from analytics_service.times import SLACK, UTC_ZONES, Width, check_room, parse_width, parse_zone
 from event_core.sqlfiles import load_sql
 
 MAX_PERIODS = 60
 MAX_COHORTS = 366
-_WIDTHS = {"1 days": timedelta(days=1), "7 days": timedelta(days=7), "1 month": timedelta(days=31)}
-"""The longest that a period of each width can be, in days of the calendar."""
-_SLACK = timedelta(days=2)
-"""Clocks differ from UTC's, and a day may last longer, by less than this."""
+_UNITS = {"1 days": "day", "7 days": "week (from Monday)", "1 month": "month"}
 _WHOSE = frozenset({"tenant_id", "user_id"})
-_UTC = frozenset(
-    {"UTC", "Etc/UTC", "Etc/UCT", "Etc/Universal", "Etc/Zulu", "UCT", "Universal", "Zulu", "GMT", "Etc/GMT"}
-)
-"""The zones whose days surely are UTC's."""
-_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
-_END = datetime.max.replace(tzinfo=UTC)
 
 
 class RetentionQuestion(Ranged):
@@ -45,44 +38,46 @@ class RetentionQuestion(Ranged):
     @model_validator(mode="after")
     def _sensible(self) -> RetentionQuestion:
         parse_zone(self.zone)
-        width = parse_width(self.bucket)
-        if width.interval not in _WIDTHS:
+        width = self._width
+        if width.interval not in _UNITS:
             raise InvalidQuery(f"bucket: {self.bucket} makes no cohorts: send 1d, 1w or 1mo")
         cohorts = (self.to_ts - self.from_ts) / width.least
         if cohorts > MAX_COHORTS:
             raise InvalidQuery(
                 f"bucket: about {int(cohorts):,} cohorts, at most {MAX_COHORTS}: take wider ones or a shorter range"
             )
+        numbers = math.ceil(cohorts) * (self.periods + 1)
+        if numbers > MAX_BUCKETS:
+            raise InvalidQuery(
+                f"periods: about {numbers:,} numbers, at most {MAX_BUCKETS:,}: follow fewer, or take wider cohorts or a"
+                " shorter range"
+            )
         # Room for every period within the times that can be told.
-        if not _BEGINNING + self._longest + _SLACK <= self.from_ts or self.to_ts > _END - self._followed:
-            raise InvalidQuery("from_ts, to_ts: the periods do not fit between the years 1 and 9999")
+        check_room(self.from_ts, self.to_ts, width.most + SLACK, self._followed + width.most + SLACK)
         return self
 
     @property
-    def _longest(self) -> timedelta:
-        return _WIDTHS[parse_width(self.bucket).interval]
+    def _width(self) -> Width:
+        return parse_width(self.bucket)
 
     @property
     def _followed(self) -> timedelta:
-        return self._longest * (self.periods + 2) + 2 * _SLACK
+        """After to_ts, no period ends later."""
+        return self._width.most * (self.periods + 1) + SLACK
 
     def arguments(self) -> tuple[object, ...]:
-        interval = parse_width(self.bucket).interval
-        return self.from_ts, self.to_ts, interval, self.zone, self.periods, self.filters_json()
+        return self.from_ts, self.to_ts, self._width.interval, self.zone, self.periods, self.filters_json()
 
     def touched(self) -> tuple[datetime, datetime]:
-        return (
-            self.from_ts - self._longest - _SLACK,
-            self.to_ts + self._longest * (self.periods + 1) + _SLACK,
-        )
+        return self.from_ts - self._width.most - SLACK, self.to_ts + self._followed
 
     def cost(self) -> Cost | None:
-        if self.zone in _UTC and self.filters.keys() <= _WHOSE:
+        if self.zone in UTC_ZONES and self.filters.keys() <= _WHOSE:
             return None
         return Cost(*self.touched(), self.filters)
 
     def semantics(self) -> str:
-        unit = {"1 days": "day", "7 days": "week (from Monday)", "1 month": "month"}[parse_width(self.bucket).interval]
+        unit = _UNITS[self._width.interval]
         return (
             f"a cohort: the users (of a tenant) whose first event ever, of any name, lies in one {unit} of {self.zone}; every"
             f" {unit} that [from_ts, to_ts) touches counts whole, from range_from to range_to; active[n]: how many of the"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, model_validator
 from analytics_service.errors import InvalidQuery
 from analytics_service.questions.base import Answer, Cost, Ranged, Reply, Row, Zone, dimension
 from analytics_service.questions.counts import check_buckets
-from analytics_service.times import Width, parse_width, parse_zone
+from analytics_service.times import UTC_ZONES, Width, parse_width, parse_zone
 from event_core.sqlfiles import load_sql
 
 MAX_VALUES = 1_000
@@ -22,8 +22,6 @@ _TOTAL = load_sql("analytics_service.sql", "uniques")
 _BY = load_sql("analytics_service.sql", "uniques_by")
 _PER = load_sql("analytics_service.sql", "uniques_per")
 _DAY = timedelta(days=1)
-_WHOLE_DAYS = frozenset({"UTC", "Etc/UTC"})
-"""Zones whose days are those that analytics.user_days knows."""
 
 
 class UniquesQuestion(Ranged):
@@ -66,14 +64,12 @@ class UniquesQuestion(Ranged):
         """Of the buckets, where there are some."""
         return None if self.bucket is None else parse_width(self.bucket)
 
-    @property
-    def ROWS(self) -> str:  # type: ignore[override]  # as the others' constant: this question has three forms
+    def statement(self) -> str:
         if self.bucket is not None:
             return _BY
         return _TOTAL if self.breakdown is None else _PER
 
-    @property
-    def COLUMNS(self) -> tuple[str, ...]:  # type: ignore[override]  # as ROWS
+    def columns(self) -> tuple[str, ...]:
         if self.bucket is not None:
             return "bucket", "until", "users"
         return ("users", "approximate", "error") if self.breakdown is None else ("value", "users")
@@ -93,7 +89,7 @@ class UniquesQuestion(Ranged):
             midnight = datetime.combine(self.from_ts.date(), time(), UTC)
             whole_days = (self.to_ts - midnight) // _DAY - (self.from_ts > midnight)
             return None if whole_days > 0 else everything
-        if width.least >= _DAY and self.zone in _WHOLE_DAYS:
+        if width.least >= _DAY and self.zone in UTC_ZONES:
             return None
         if width.least <= 2 * _DAY:
             return everything

@@ -15,6 +15,8 @@ MISMATCH = 0.001
 """A sample ratio less probable than this is no accident."""
 LEAST_EXPECTED = 5
 """Users that the split must expect in each variant for its test to hold (Cochran's rule)."""
+LEAST_SAID = 1e-300
+"""A smaller p-value is below what floats can tell apart from none."""
 MAX_VARIANTS = 20
 """More are counted, but not compared."""
 
@@ -123,7 +125,9 @@ def _conclusion(
     variants: int,
 ) -> str:
     if ratio["mismatch"]:
-        why = ratio["reason"] or f"p = {ratio['p_value']:.1e}"
+        why = ratio["reason"] or (
+            f"p = {ratio['p_value']:.1e}" if ratio["p_value"] >= LEAST_SAID else f"p < {LEAST_SAID:.0e}"
+        )
         return f"sample ratio mismatch: {why}; find out why before trusting any comparison"
     if not variants:
         return "no users were exposed in the range"

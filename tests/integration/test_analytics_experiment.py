@@ -42,7 +42,7 @@ def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
 def ask(connection: psycopg.Connection[Any], question: ExperimentQuestion) -> list[dict[str, Any]]:
     """The statement's rows, with the arguments that the service sends."""
     cursor = psycopg.RawCursor(connection, row_factory=dict_row)
-    return cursor.execute(question.ROWS, question.arguments()).fetchall()
+    return cursor.execute(question.statement(), question.arguments()).fetchall()
 
 
 def asked(start: datetime, end: datetime, window: str, **filters: Any) -> ExperimentQuestion:
@@ -178,10 +178,32 @@ def test_the_reply_names_the_better_variant_and_who_is_left_out(connection: psyc
     assert reply["conclusion"] == "B does better than A"
 
 
+def test_very_many_users_of_a_day_without_statistics_are_not_compared_each_with_each(
+    connection: psycopg.Connection[Any],
+) -> None:
+    connection.execute(
+        "insert into events (event_id, user_id, event_name, timestamp, received_at, experiment_id, variant)"
+        " select gen_random_uuid(), 'u' || n, name, at, now(), experiment, variant from generate_series(1, 20000) as n"
+        " cross join (values ('see', %s::timestamptz, 'x', 'A'), ('buy', %s, null, null)) as e (name, at, experiment, variant)",
+        [NOON, NOON + HOUR],
+    )
+    connection.execute("set statement_timeout = '10s'")
+    assert counted(connection, asked(NOON, NOON + DAY, "1d")) == ({"A": Counted(20_000, 20_000, 0)}, 0)
+    # However few rows the planner thinks there are.
+    [(configuration,)] = connection.execute(
+        "select proconfig from pg_proc where oid = 'analytics.experiment'::regproc"
+    ).fetchall()
+    assert "enable_nestloop=off" in configuration
+
+
 @pytest.mark.parametrize(
     ("call", "remedy"),
     [
         ("'x', 'buy', '2026-03-02', '2026-03-01'", "from_ts"),
+        ("'x', 'buy', '2026-03-01', null", "give from_ts and to_ts"),
+        ("'x', 'buy', '-infinity', '2026-03-01'", "give from_ts and to_ts"),
+        ("'x', 'buy', '2026-03-01', 'infinity'", "give from_ts and to_ts"),
+        ("'x', 'buy', '2026-03-01', '2026-03-02', '290000 years'", "window_"),
         ("'x', 'buy', '2026-03-01', '2026-03-02', '-1 day'", "window_"),
         ("'x', 'buy', '2026-03-01', '2026-03-02', null", "window_"),
         ("null, 'buy', '2026-03-01', '2026-03-02'", "experiment"),

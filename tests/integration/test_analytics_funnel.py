@@ -239,10 +239,10 @@ def test_a_question_as_the_service_asks_it_has_the_oracles_answer(
     async def ask() -> list[asyncpg.Record]:
         client = await asyncpg.connect(database_url)
         try:
-            return await client.fetch(question.ROWS, *question.arguments())
+            return await client.fetch(question.statement(), *question.arguments())
         finally:
             await client.close()
 
     rows = asyncio.run(ask())
-    assert tuple(rows[0].keys()) == question.COLUMNS
+    assert tuple(rows[0].keys()) == question.columns()
     assert [step["users"] for step in question.answer(rows).fields["steps"]] == [2, 1, 1]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from analytics_service.cursor import Order, Place, write_cursor
 from analytics_service.questions import events as listing_questions
-from analytics_service.questions.events import EventsQuestion, UserEventsQuestion
+from analytics_service.questions.events import EventsQuestion, UserEventsParameters
 from tests.conftest import Platform
 from tests.oracles.events import Event
 from tests.oracles.listing import ahead, listed
@@ -144,12 +144,12 @@ def test_a_users_events_are_all_there_ever_were_of_that_user(
     times = [datetime(1, 1, 1, 0, 0, 0, 1, tzinfo=UTC), START, datetime(9999, 12, 31, 23, 59, 59, 999998, tzinfo=UTC)]
     stored = only(connection, [Event(at, user) for at in times for user in ("u", "v")])
     of = [str(event.event_id) for event in stored if event.user_id == "u"]
-    page = reader.page(UserEventsQuestion().of("u"))
+    page = reader.page(UserEventsParameters().of("u"))
     assert [event["event_id"] for event in page["events"]] == of[::-1]
-    walked = reader.walk(lambda cursor: UserEventsQuestion(limit=1, order="oldest", cursor=cursor).of("u"))
+    walked = reader.walk(lambda cursor: UserEventsParameters(limit=1, order="oldest", cursor=cursor).of("u"))
     assert [[str(event) for event in page] for page in walked] == [[event] for event in of]
-    assert len(reader.page(UserEventsQuestion(from_ts="2026-01-01").of("u"))["events"]) == 2
-    assert reader.page(UserEventsQuestion().of("' or 1=1 --"))["events"] == []
+    assert len(reader.page(UserEventsParameters(from_ts="2026-01-01").of("u"))["events"]) == 2
+    assert reader.page(UserEventsParameters().of("' or 1=1 --"))["events"] == []
 
 
 def test_a_page_of_very_large_events_is_shorter_and_nothing_is_lost(
@@ -186,7 +186,7 @@ def test_a_page_far_inside_reads_no_more_than_the_first(connection: psycopg.Conn
         start = datetime(2026, 1, 1, tzinfo=UTC)
         question = EventsQuestion(from_ts=start, to_ts=START, cursor=cursor, user_id=user and list(user))
         (row,) = reader.fetch(
-            f"explain (analyze, buffers, timing off, format json) {question.ROWS}", *question.arguments()
+            f"explain (analyze, buffers, timing off, format json) {question.statement()}", *question.arguments()
         )
         top = json.loads(row["QUERY PLAN"])[0]["Plan"]
         assert top["Actual Rows"] == 101
@@ -310,9 +310,11 @@ def test_over_http_what_makes_no_sense_is_a_422_that_says_what_to_change(service
 def test_over_http_a_users_events_are_not_everybodys(platform: Platform, service: Service) -> None:
     with psycopg.connect(platform.database_url) as connection:
         put(connection, [Event(START, "u"), Event(START, "v")])
-    everybody: tuple[dict[str, Any], ...] = ({}, {"user_id": []}, {"user_id": ["u", "v"]}, {"format": "csv"})
+    everybody: tuple[dict[str, Any], ...] = ({}, {"user_id": None}, {"user_id": ["u", "v"]}, {"format": "csv"})
     for asked in everybody:
         reply = httpx.post(f"{service.url}/v1/query", json={"kind": "user_events", **asked}, timeout=30)
         assert (reply.status_code, reply.json()["error_code"]) == (422, "invalid_query"), reply.text
+    reply = httpx.post(f"{service.url}/v1/query", json={"kind": "user_events", "user_id": []}, timeout=30)
+    assert (reply.status_code, reply.json()["error_code"]) == (422, "invalid_request"), reply.text
     reply = httpx.post(f"{service.url}/v1/query", json={"kind": "user_events", "user_id": "u"}, timeout=30)
     assert [event["user_id"] for event in reply.json()["events"]] == ["u"]

@@ -288,7 +288,21 @@ def test_only_what_takes_reading_very_many_events_is_sketched_unless_asked_for(c
         ("unique_users('2024-05-06', '2024-05-07', '{\"name\": \"a\"}')", "nothing can be filtered by name"),
         ("unique_users('-infinity', '2024-05-07')", "the range has no end"),
         ("unique_users(null, '2024-05-07')", "the range has no end"),
+        ("unique_users('2024-05-06', '2024-05-06')", "the range is empty"),
+        ("unique_users('2024-05-07', '2024-05-06')", "from_ts must lie before to_ts"),
+        ("unique_users('2024-05-06', '294276-12-31')", "years 1 to 9999"),
+        ("users_between('2024-05-07', '2024-05-06')", "from_ts must lie before to_ts"),
+        ("unique_users_auto('2024-05-06', 'infinity')", "give from_ts and to_ts"),
+        ("unique_users_auto('2024-05-07', '2024-05-06', '{}', 'sketch')", "from_ts must lie before to_ts"),
+        ("unique_users_sketched(null, '2024-05-07')", "give from_ts and to_ts"),
+        ("unique_users_per('2024-05-07', '2024-05-06', 'source')", "from_ts must lie before to_ts"),
+        ("unique_users_per('2024-05-07', null, 'tenant_id')", "give from_ts and to_ts"),
+        ("unique_users_per('2024-05-06', '2024-05-07', 'tenant')", "take event_name, user_id"),
+        ("unique_users_per('2024-05-06', '2024-05-07', null)", "take event_name, user_id"),
+        ("unique_users_per('2024-05-06', '2024-05-07', 'tenant_id', most => 0)", "1 or more"),
+        ("unique_users_per('2024-05-06', '2024-05-07', 'source', most => null)", "1 or more"),
         ("unique_users_by('2024-05-06', '2024-05-06', '1 day')", "the range is empty"),
+        ("unique_users_by('2024-05-06', 'infinity', '1 day')", "give from_ts and to_ts"),
         ("unique_users_by('2024-05-06', '2024-05-07', '7 hours')", "no width of a bucket"),
         ("unique_users_auto('2024-05-06', '2024-05-07', '{}', 'guess')", "no method: guess"),
     ],
@@ -318,7 +332,7 @@ def test_the_role_that_may_only_read_answers_every_form_of_the_question(
     question = UniquesQuestion(from_ts=DAY, to_ts=DAY + timedelta(days=1), **fields)
     connection.execute("set role analytics_reader")
     cursor = psycopg.RawCursor(connection)
-    cursor.execute(question.ROWS.encode(), question.arguments())
-    assert [column.name for column in cursor.description or ()] == list(question.COLUMNS)
+    cursor.execute(question.statement().encode(), question.arguments())
+    assert [column.name for column in cursor.description or ()] == list(question.columns())
     assert cursor.fetchall() == right
     assert ask(connection, "daily_users") == [(DAY.date(), "default", 2)]

@@ -86,6 +86,6 @@ def filters(*, served: bool = False) -> st.SearchStrategy[dict[str, Any]]:
             "experiment_id": some("x"),
             "variant": some("A"),
             "source": some("web"),
-            "metadata": st.fixed_dictionaries({}, optional=paths),
+            "metadata": st.fixed_dictionaries({}, optional=paths).filter(bool),
         },
     )

@@ -61,7 +61,7 @@ class FakeStore:
         return self.found
 
     async def columns(self, question: Question) -> Sequence[Column]:
-        return [Column(name, "text") for name in question.COLUMNS]
+        return [Column(name, "text") for name in question.columns()]
 
     async def stream(self, question: Question) -> AsyncGenerator[Sequence[Row]]:
         self.asked.append(question)

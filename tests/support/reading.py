@@ -40,7 +40,7 @@ class Reader:
 
     def page(self, question: EventsQuestion) -> dict[str, Any]:
         """The reply's own part."""
-        fields = question.answer(self.fetch(question.ROWS, *question.arguments())).fields
+        fields = question.answer(self.fetch(question.statement(), *question.arguments())).fields
         found: dict[str, Any] = json.loads(orjson.dumps(fields, option=orjson.OPT_UTC_Z))
         return found
 
@@ -65,7 +65,7 @@ class Reader:
             async with self._connection.transaction(isolation="repeatable_read", readonly=True):
                 statement, arguments = question.exported()
                 prepared = await self._connection.prepare(statement)
-                columns = columns_of(prepared.get_attributes(), question.COLUMNS)
+                columns = columns_of(prepared.get_attributes(), question.columns())
 
                 async def rows() -> AsyncGenerator[Sequence[Row]]:
                     cursor = await prepared.cursor(*arguments)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from analytics_service.errors import InvalidQuery
+from analytics_service.questions.base import Question
 from analytics_service.questions.counts import CountQuestion, TimeseriesQuestion, TopQuestion
-from analytics_service.times import parse_time, parse_width, parse_zone
+from analytics_service.questions.events import EventsQuestion, UserEventsParameters, UserEventsQuestion
+from analytics_service.questions.experiment import ExperimentQuestion
+from analytics_service.questions.funnel import FunnelQuestion
+from analytics_service.questions.retention import RetentionQuestion
+from analytics_service.questions.uniques import UniquesQuestion
+from analytics_service.times import UTC_ZONES, parse_time, parse_width, parse_zone
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 MOMENTS = st.timedeltas(-timedelta(days=730_000), timedelta(days=2_900_000)).map(lambda gap: NOON + gap)
@@ -139,6 +148,7 @@ def test_every_second_is_read_as_it_was_written(seconds: int) -> None:
 
 
 RANGE = {"from_ts": "0", "to_ts": "1769860800"}
+MODERN = {"from_ts": "1980-01-01", "to_ts": "1980-01-02"}
 
 
 def test_a_question_holds_its_range_and_filters() -> None:
@@ -163,6 +173,13 @@ def test_a_filter_that_no_event_can_match_is_refused(field: str, name: str) -> N
         CountQuestion.model_validate({**RANGE, field: name})
 
 
+@pytest.mark.parametrize("field", ["event_name", "user_id", "tenant_id", "experiment_id", "variant", "source"])
+def test_a_filter_by_none_of_no_values_is_refused_and_not_taken_for_no_filter(field: str) -> None:
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        CountQuestion.model_validate({**RANGE, field: []})
+    assert CountQuestion.model_validate({**RANGE, field: None}).filters == {}
+
+
 @pytest.mark.parametrize("name", ["n", "\U0001f600" * 256, " ", "%", "'; drop table events; --"])
 def test_a_filter_is_taken_as_it_is(name: str) -> None:
     assert CountQuestion.model_validate({**RANGE, "event_name": name}).filters == {"event_name": [name]}
@@ -176,6 +193,8 @@ def test_a_filter_is_taken_as_it_is(name: str) -> None:
         ("plan=", {"plan": [""]}),
         ({"plan": "pro", "n": 3, "ok": True}, {"plan": ["pro"], "n": ["3"], "ok": ["true"]}),
         ({"n": [1, "2"]}, {"n": ["1", "2"]}),
+        ({"n": [2**64, -(10**40)], "no": False}, {"n": [str(2**64), "-1" + "0" * 40], "no": ["false"]}),
+        ([r"a\.b=x", r"a\.=x", r"\.=x"], {r"a\.b": ["x"], r"a\.": ["x"], r"\.": ["x"]}),
     ],
     ids=repr,
 )
@@ -195,7 +214,13 @@ def test_metadata_is_filtered_by_path_and_value_in_either_form(given: object, fi
         {"a": None},
         {"a": {}},
         {"a": []},
+        {"a": "x", "b": []},
+        {},
+        [],
         ["a=\x00"],
+        ["a\x01b=x"],
+        [r"a\..=x"],
+        ["a.=x"],
         ["\x00=a"],
         ["a" * 257 + "=x"],
         {"a": ["x"] * 101},
@@ -244,6 +269,22 @@ def test_only_what_events_have_breaks_an_answer_down(by: str) -> None:
         TimeseriesQuestion.model_validate({**RANGE, "breakdown": by})
 
 
+END_OF_TIME = {"from_ts": "9999-12-01", "to_ts": "9999-12-30T23:00:00Z", "bucket": "1mo"}
+BEGINNING_OF_TIME = {"from_ts": "0001-01-02", "to_ts": "0001-02-01", "bucket": "1mo", "zone": "Asia/Tokyo"}
+
+
+@pytest.mark.parametrize("question", [TimeseriesQuestion, UniquesQuestion, RetentionQuestion])
+@pytest.mark.parametrize("asked", [END_OF_TIME, BEGINNING_OF_TIME])
+def test_buckets_that_leave_the_calendar_are_refused_with_the_range_that_does_not(
+    question: type[TimeseriesQuestion | UniquesQuestion | RetentionQuestion], asked: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidQuery, match=r"years 1 and 9999: send from_ts from ") as caught:
+        question.model_validate(asked)
+    first, last = re.findall(r"\d{4}-\d\d-\d\d", caught.value.message)
+    assert question.model_validate({**asked, "from_ts": first, "to_ts": "0001-02-25"}).from_ts == parse_time(first, "")
+    assert question.model_validate({**asked, "from_ts": "9999-01-01", "to_ts": last}).to_ts == parse_time(last, "")
+
+
 def test_more_numbers_than_anybody_can_look_at_are_refused() -> None:
     with pytest.raises(InvalidQuery, match="wider buckets or a shorter range"):
         TimeseriesQuestion.model_validate({**RANGE, "bucket": "1d"})
@@ -251,6 +292,8 @@ def test_more_numbers_than_anybody_can_look_at_are_refused() -> None:
     assert TimeseriesQuestion.model_validate({**week, "bucket": "1m"}).bucket == "1m"
     with pytest.raises(InvalidQuery, match="bucket"):
         TimeseriesQuestion.model_validate({**week, "bucket": "1m", "breakdown": "event_name"})
+    with pytest.raises(InvalidQuery, match="about 17,280 numbers"):  # the value's and the others'
+        TimeseriesQuestion.model_validate({**week, "bucket": "1m", "breakdown": "event_name", "limit": 1})
 
 
 @pytest.mark.parametrize(
@@ -262,10 +305,59 @@ def test_more_numbers_than_anybody_can_look_at_are_refused() -> None:
         (TopQuestion.model_validate({**RANGE, "by": "metadata.plan"}), True),
         (TimeseriesQuestion.model_validate({"from_ts": "0", "to_ts": "9000", "bucket": "15m"}), False),
         (TimeseriesQuestion.model_validate({"from_ts": "0", "to_ts": "9000", "bucket": "5m"}), True),
+        (TimeseriesQuestion.model_validate({"from_ts": "0", "to_ts": "9000", "zone": "Etc/Greenwich"}), False),
+        # Until 1972 the clocks of Monrovia were 44 minutes and a half behind UTC's.
+        (TimeseriesQuestion.model_validate({"from_ts": "0", "to_ts": "9000", "zone": "Africa/Monrovia"}), True),
+        (TimeseriesQuestion.model_validate({**MODERN, "zone": "Africa/Monrovia"}), False),
+        (EventsQuestion.model_validate(RANGE), False),
+        (EventsQuestion.model_validate({**RANGE, "user_id": "u", "metadata": "plan=pro"}), False),
+        (EventsQuestion.model_validate({**RANGE, "experiment_id": "e", "event_name": "a"}), True),
+        (EventsQuestion.model_validate({**RANGE, "experiment_id": "e", "format": "csv"}), True),
     ],
-    ids=lambda value: value.KIND if isinstance(value, CountQuestion | TopQuestion | TimeseriesQuestion) else str(value),
+    ids=lambda value: value.KIND if isinstance(value, Question) else str(value),
 )
-def test_what_the_stored_counts_cannot_say_has_its_cost(
-    question: CountQuestion | TopQuestion | TimeseriesQuestion, costs: bool
-) -> None:
+def test_what_must_be_read_event_by_event_has_its_cost(question: Question, costs: bool) -> None:
     assert (question.cost() is not None) is costs
+
+
+def test_a_page_of_an_experiment_costs_all_events_of_that_name() -> None:
+    asked = EventsQuestion.model_validate({**RANGE, "experiment_id": "e", "event_name": "a", "tenant_id": "t"})
+    assert asked.cost() == (asked.from_ts, asked.to_ts, {"event_name": ["a"]})
+
+
+@pytest.mark.parametrize("zone", sorted(UTC_ZONES))
+def test_the_zones_taken_for_utc_always_show_utc(zone: str) -> None:
+    years = (datetime(year, month, 1, tzinfo=UTC) for year in range(1800, 2100) for month in (1, 7))
+    assert not any(moment.astimezone(ZoneInfo(zone)).utcoffset() for moment in years)
+    assert parse_zone(zone) == zone
+
+
+@pytest.mark.parametrize("users", [None, ["u", "v"]])
+def test_the_events_of_a_user_are_those_of_one_user(users: list[str] | None) -> None:
+    with pytest.raises(InvalidQuery, match="name the one user"):
+        UserEventsQuestion(user_id=users)
+
+
+def test_whose_events_are_meant_is_said_by_the_path_alone() -> None:
+    asked = UserEventsParameters.model_validate({"limit": 5, "metadata": ["plan=pro"]}).of("u")
+    assert (asked.KIND, asked.limit, asked.filters) == (
+        "user_events",
+        5,
+        {"user_id": ["u"], "metadata": {"plan": ["pro"]}},
+    )
+    assert asked.exported()[1][0] == asked.from_ts == datetime.min.replace(tzinfo=UTC)
+    with pytest.raises(InvalidQuery, match="the path names the user already"):
+        UserEventsParameters(user_id=["u"]).of("u")
+    with pytest.raises(InvalidQuery, match="user_id: no event can have it"):
+        UserEventsParameters().of("u\x00")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        *(CountQuestion, TimeseriesQuestion, TopQuestion, UniquesQuestion, FunnelQuestion, RetentionQuestion),
+        *(ExperimentQuestion, EventsQuestion, UserEventsQuestion),
+    ],
+)
+def test_the_documentation_of_every_question_begins_with_its_range(question: type[Question]) -> None:
+    assert list(question.model_fields)[:3] == ["from_ts", "to_ts", "event_name"]

@@ -162,9 +162,10 @@ def test_several_variants_are_corrected_for() -> None:
     ("counts", "ratio", "expected"),
     [
         ([("A", 50_000, 500), ("B", 48_500, 900)], None, "sample ratio mismatch: p = "),
-        ([("A", 9000, 500), ("B", 9000, 900)], ["A:9", "B:1"], "sample ratio mismatch: p = "),
+        ([("A", 9000, 500), ("B", 9000, 900)], ["A:9", "B:1"], "sample ratio mismatch: p < 1e-300;"),
+        ([("A", 9000, 500), ("B", 8000, 900)], ["A:1", "B:1"], "sample ratio mismatch: p = "),
         ([("A", 9000, 500), ("B", 9000, 900), ("C", 3, 0)], ["A:1", "B:1"], "sample ratio mismatch: users saw C"),
-        ([("A", 9000, 500)], ["A:1", "B:1"], "sample ratio mismatch: p = "),
+        ([("A", 9000, 500)], ["A:1", "B:1"], "sample ratio mismatch: p < 1e-300;"),
     ],
 )
 def test_a_wrong_split_gates_the_result(counts: list[Counts], ratio: list[str] | None, expected: str) -> None:
@@ -179,6 +180,47 @@ def test_a_split_as_meant_passes() -> None:
     assert reply["sample_ratio"]["expected"] == pytest.approx({"A:1": 0.9, "B": 0.1})
     assert reply["sample_ratio"]["p_value"] == 1
     assert not reply["sample_ratio"]["mismatch"]
+
+
+def test_one_stray_event_overturns_no_experiment() -> None:
+    """A user whom a mistyped variant was shown is neither the control nor a reason to distrust the split."""
+    clean = replied([("control", 2000, 200), ("treat", 2000, 300)])
+    reply = replied([("a", 1, 0), ("control", 2000, 200), ("treat", 2000, 300)])
+    assert reply["stray_variants"] == [{"variant": "a", "users": 1}]
+    assert {field: reply[field] for field in reply if field not in ("stray_variants", "conclusion")} == {
+        field: clean[field] for field in clean if field not in ("stray_variants", "conclusion")
+    }
+    assert (clean["stray_variants"], clean["conclusion"]) == ([], "treat does better than control")
+    assert reply["conclusion"] == (
+        "treat does better than control; 1 left out with less than 1 % of the users: see stray_variants"
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "fields", "compared"),
+    [
+        ([("a", 20, 2), ("b", 990, 90), ("c", 990, 90)], {}, ["a", "b", "c"]),
+        ([("a", 9, 2), ("b", 990, 90), ("c", 990, 90)], {"control": "a"}, ["a", "b", "c"]),
+        ([("a", 9, 2), ("b", 990, 90), ("c", 990, 90)], {"control": "b"}, ["b", "c"]),
+        ([("a", 9, 2), ("b", 990, 90)], {"ratio": ["a:1", "b:99"]}, ["a", "b"]),
+        ([("a", 9, 2), ("b", 990, 90), ("c", 990, 90)], {"ratio": ["b:1", "c:1"]}, ["a", "b", "c"]),
+        ([(f"{number:03}", 10, 5) for number in range(101)], {}, [f"{number:03}" for number in range(101)]),
+    ],
+    ids=["1 %", "the control", "another control", "in ratio", "not in ratio", "all"],
+)
+def test_only_what_few_saw_and_nobody_named_is_a_stray(
+    counts: list[Counts], fields: dict[str, Any], compared: list[str]
+) -> None:
+    reply = replied(counts, **fields)
+    assert [found["variant"] for found in reply["variants"]] == compared
+    assert [found["variant"] for found in reply["stray_variants"]] == [
+        variant for variant, *_ in counts if variant not in compared
+    ]
+
+
+def test_the_semantics_say_what_a_stray_is_where_there_can_be_some() -> None:
+    assert "less than 1 % of the users" in asked().semantics()
+    assert "stray" not in asked(ratio=["A:1", "B:1"]).semantics()
 
 
 @pytest.mark.parametrize(

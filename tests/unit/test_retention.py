@@ -45,6 +45,7 @@ def answered() -> Answer:
         ({"bucket": "fortnight"}, "bucket"),
         ({"zone": "Mars/Olympus"}, "no IANA time zone"),
         ({"to_ts": START + 367 * DAY}, "at most 366"),
+        ({"to_ts": START + 366 * DAY, "periods": 60}, "about 22,326 numbers, at most 10,000: follow fewer"),
         ({"to_ts": START}, "from_ts must lie before to_ts"),
         ({"from_ts": datetime(1, 1, 2, tzinfo=UTC), "to_ts": datetime(1, 1, 3, tzinfo=UTC)}, "years 1 and 9999"),
         ({"from_ts": datetime(9999, 12, 1, tzinfo=UTC), "to_ts": datetime.max.replace(tzinfo=UTC)}, "years 1 and 9999"),
@@ -70,6 +71,7 @@ def test_an_answer_depends_on_whole_periods_before_and_after_the_range(bucket: s
 
 def test_days_of_utc_need_no_reading_of_events() -> None:
     assert asked().cost() is None
+    assert asked(zone="Greenwich").cost() is None
     assert asked(zone="Etc/UTC", bucket="1w", tenant_id=["t"], user_id=["u"]).cost() is None
 
 

@@ -48,6 +48,7 @@ def test_a_question_that_makes_no_sense_is_refused_with_what_to_change(fields: d
         {"bucket": "24h"},
         {"bucket": "1w", "tenant_id": "a"},
         {"bucket": "1mo", "zone": "Etc/UTC"},
+        {"bucket": "1d", "zone": "GMT"},
         {"from_ts": NOON, "to_ts": NOON + 1.5 * DAY},
         {"from_ts": NOON + DAY, "to_ts": NOON + 4 * DAY, "method": "exact"},
         {"to_ts": datetime(9999, 12, 31, 23, 59, tzinfo=UTC)},
@@ -81,6 +82,16 @@ def test_wide_buckets_of_another_zone_cost_a_day_at_each_of_their_bounds() -> No
     assert asked.cost() == Cost(FIRST, FIRST + 14 * DAY, {"tenant_id": ["a"]})
     asked = question(to_ts=FIRST + 3 * DAY, bucket="1w", zone="Europe/Berlin")
     assert asked.cost() == Cost(FIRST, FIRST + 2 * DAY, {})
+
+
+@pytest.mark.parametrize("fields", [{}, {"bucket": "1d"}, {"breakdown": "variant"}])
+def test_each_form_has_a_statement_of_its_own_and_the_names_of_its_columns(fields: dict[str, Any]) -> None:
+    asked = question(**fields)
+    statement, arguments = asked.exported()
+    assert (statement, arguments) == (asked.statement(), asked.arguments())
+    assert f"${len(arguments)}" in statement
+    assert f"${len(arguments) + 1}" not in statement
+    assert all(column in statement for column in asked.columns())
 
 
 def test_a_total_says_whether_and_how_far_it_is_approximate() -> None:
