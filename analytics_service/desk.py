@@ -30,6 +30,7 @@ class Replied(NamedTuple):
     body: bytes
     etag: str
     cached: bool
+    watermark: datetime | None
 
 
 class _Work:
@@ -180,7 +181,7 @@ def _reply(kept: Kept, state: State, cached: bool) -> Replied:
     body = b"%s,%s" % (kept.body, orjson.dumps(rest, option=orjson.OPT_UTC_Z)[1:])
     # A weak one: the freshness may differ, what was counted and how complete it is may not.
     marks = f"{kept.digest} {len(incomplete)} {min(incomplete, default='')}"
-    return Replied(body, f'W/"{hashlib.sha256(marks.encode()).hexdigest()[:32]}"', cached)
+    return Replied(body, f'W/"{hashlib.sha256(marks.encode()).hexdigest()[:32]}"', cached, state.watermark)
 
 
 def _freshness(watermark: datetime | None, asked_at: datetime) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from analytics_service.desk import Desk, Replied
 from analytics_service.downloads import Download, gone, opened
+from analytics_service.errors import InvalidQuery
 from analytics_service.examples import EXAMPLES
 from analytics_service.exports import MEDIA, disposition
 from analytics_service.questions import counts, events
@@ -23,6 +24,7 @@ from analytics_service.questions.funnel import FunnelQuestion, FunnelReply
 from analytics_service.questions.retention import RetentionQuestion, RetentionReply
 from analytics_service.questions.uniques import UniquesQuestion, UniquesReply
 from analytics_service.where import WhereReply, event_id_of
+from event_core.clock import rfc3339
 
 
 class ErrorReply(BaseModel):
@@ -87,7 +89,8 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     503: {"model": ErrorReply, "description": "The database is away or busy; `Retry-After` says when to ask again"},
 }
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "The answer is the one that `If-None-Match` names"}
+    501: {"model": ErrorReply, "description": "The format needs a package that is not installed"},
+    304: {"description": "The answer is the one that `If-None-Match` names"},
 }
 
 
@@ -113,6 +116,7 @@ def question_router(desk: Desk) -> APIRouter:
         operation_id="query",
         responses={
             200: _documented(reduce(or_, dict.fromkeys(kind.reply for kind in KINDS))),
+            413: {"model": ErrorReply, "description": "The body is larger than any question"},
             **_NOT_MODIFIED,
             **ERRORS,
         },
@@ -161,6 +165,7 @@ def _ask(desk: Desk, kind: Kind) -> Callable[..., Awaitable[Response]]:
         request: Request,
         asked: Annotated[question, Query()],  # type: ignore[valid-type]  # FastAPI reads it when the endpoint is made
     ) -> Response:
+        _check_repeated(request, question)
         return await respond(desk, asked, request)
 
     return endpoint
@@ -177,6 +182,7 @@ def _ask_about(desk: Desk, kind: Kind) -> Callable[..., Awaitable[Response]]:
         whose: Annotated[str, Path(alias=place, description="Percent-encoded where it is no plain name")],
         asked: Annotated[parameters, Query()],  # type: ignore[valid-type]  # as above
     ) -> Response:
+        _check_repeated(request, kind.question)
         return await respond(desk, completed(asked, whose), request)
 
     return endpoint
@@ -201,9 +207,19 @@ def _post(desk: Desk) -> Callable[..., Awaitable[Response]]:
     either: Any = Annotated[reduce(or_, posted), Field(discriminator="kind")]
 
     async def endpoint(request: Request, asked: Annotated[either, Body()]) -> Response:
+        if request.query_params:
+            raise InvalidQuery("the body says it all: leave out what follows the question mark")
         return await respond(desk, asked, request)
 
     return endpoint
+
+
+def _check_repeated(request: Request, question: type[Question]) -> None:
+    """Raises InvalidQuery where a parameter that can have one value has several: FastAPI would take the last."""
+    for name in {name for name, _ in request.query_params.multi_items()}:
+        field = question.model_fields.get(name)
+        if field is not None and "list" not in str(field.annotation) and len(request.query_params.getlist(name)) > 1:
+            raise InvalidQuery(f"{name}: given twice: send it once")
 
 
 async def _unless_gone(asking: Coroutine[Any, Any, Replied], request: Request) -> Replied | None:
@@ -235,6 +251,7 @@ async def respond(desk: Desk, question: Question, request: Request) -> Response:
         # A late event shows at once: whoever keeps an answer asks whether it still holds.
         "Cache-Control": "private, no-cache",
         "X-Cache": "hit" if replied.cached else "miss",
+        "X-Watermark": "unknown" if replied.watermark is None else rfc3339(replied.watermark),
     }
     known = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]
     if request.method == "GET" and (replied.etag in known or "*" in known):

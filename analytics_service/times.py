@@ -14,7 +14,7 @@ from event_core.event import EARLIEST, LATEST, as_utc
 _MILLISECONDS_FROM = 1e11
 """A number from here on is milliseconds: as seconds it would lie after the year 5138."""
 _NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?")
-_COMPACT_DATE = re.compile(r"(19|20)[0-9]{6}")
+_COMPACT_DATE = re.compile(r"(19|20)[0-9]{2}([0-9]{2}([0-9]{2})?)?")
 _WIDTH = re.compile(r"([1-9][0-9]{0,4})?(m|h|d|w|mo|minute|hour|day|week|month)")
 _DURATION = re.compile(r"([1-9][0-9]{0,5})(m|h|d|w)")
 _MONTH = "1 month"
@@ -82,7 +82,7 @@ def _number(text: str) -> datetime | None:
     if not _NUMBER.fullmatch(text):
         return None
     if _COMPACT_DATE.fullmatch(text):
-        raise ValueError("20260131 is meant as a date, not as seconds of 1970")
+        raise ValueError("2026, 202601 and 20260131 are meant as dates, not as seconds of 1970")
     number = float(text)
     return datetime.fromtimestamp(number / 1000 if abs(number) >= _MILLISECONDS_FROM else number, UTC)
 

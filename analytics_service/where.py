@@ -24,7 +24,8 @@ _MEANING = {
     "stored": "it is stored, and counted once",
     "gone": "it was stored and counted; retention dropped its row since, and only its id and timestamp are kept",
     "dead_letter": "it could not be stored and was set aside: reason and error say why; make dlq shows, mends and replays it",
-    "unknown": "it is not stored and was not set aside. Sent after the freshness' watermark, it may be on its way: ask again",
+    "unknown": "it is not stored and was not set aside. Sent after the freshness' watermark, or waiting in the"
+    " collector's disk buffer, it may be on its way: ask again",
 }
 
 
@@ -64,7 +65,7 @@ class DeadLetter(BaseModel):
     """A message set aside, without its bytes."""
 
     dead_letter_id: str
-    event_id: str
+    event_id: str | None
     tenant_id: str | None
     state: Literal["open", "replayed", "resolved", "discarded"]
     reason: Annotated[str, Field(description="A label of a closed set")]

@@ -51,6 +51,9 @@ class EventsQuestion(Ranged):
     @model_validator(mode="after")
     def _continues(self) -> EventsQuestion:
         _ = self._after
+        given = {"limit", "order", "cursor"} & self.model_fields_set
+        if self.format != "json" and given:
+            raise InvalidQuery(f"{', '.join(sorted(given))}: an export has all events, oldest first: leave it out")
         return self
 
     @cached_property

@@ -65,9 +65,7 @@ def test_an_export_has_everything_in_the_range_whatever_the_page(
             for n in range(100)
         ],
     )
-    question = EventsQuestion(
-        from_ts=START, to_ts=START + timedelta(seconds=45), limit=3, format=form, user_id=["u0", "u1"]
-    )
+    question = EventsQuestion(from_ts=START, to_ts=START + timedelta(seconds=45), format=form, user_id=["u0", "u1"])
     data = reader.export(question, form)
     found: list[Any]
     if form == "csv":

@@ -89,6 +89,8 @@ def test_a_dead_letter_says_why_by_the_newest_of_its_kind_and_shows_no_bytes(
     assert (found["dead_letter_id"], found["dead_letter_state"]) == (str(new), "open")
     assert found["failed_at"] == "2026-01-31T12:00:00Z"
     assert [letter["dead_letter_id"] for letter in found["dead_letters"]] == [str(new), str(old)]
+    by_its_own_id = place(reader, old)
+    assert (by_its_own_id["state"], by_its_own_id["dead_letter_id"]) == ("dead_letter", str(old))
     assert [letter["state"] for letter in found["dead_letters"]] == ["open", "discarded"]
     assert found["event"] is None
     assert "secret" not in json.dumps(found)

@@ -83,6 +83,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({**HOUR, "event_nam": "nope"}, "invalid_request", "event_nam"),
     ({**HOUR, "kind": "count"}, "invalid_request", "kind"),
     ({**HOUR, "format": "xml"}, "invalid_request", "format"),
+    ({**HOUR, "from_ts": ["2026-01-01", "2026-01-31T12:00:00Z"]}, "invalid_query", "from_ts: given twice"),
+    ({**HOUR, "from_ts": "2026"}, "invalid_query", "from_ts"),
 ]
 
 
@@ -176,6 +178,7 @@ async def test_a_client_that_has_the_answer_gets_a_304_until_it_changes() -> Non
     service.store.asked_at += timedelta(seconds=5)
     same = await service.get(COUNT, headers={"If-None-Match": f'"other", {tag}'}, **HOUR)
     assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    assert same.headers["x-watermark"] == "2026-02-01T00:00:00Z", "how old the data is shows on a 304, too"
     service.store.version = "2"
     unchanged = await service.get(COUNT, headers={"If-None-Match": tag}, **HOUR)
     assert unchanged.status_code == 304, "an event came, but not one that this question counts"
@@ -307,6 +310,19 @@ async def test_a_bad_body_is_a_422_in_the_one_shape(body: bytes, named: str) -> 
     response = await counting().request("POST", "/v1/query", content=body)
     assert response.status_code == 422
     assert named in error_of(response)["error_message"]
+
+
+async def test_what_follows_the_question_mark_of_a_posted_question_is_not_ignored() -> None:
+    response = await counting().request("POST", "/v1/query?format=csv", json={"kind": "count", **HOUR})
+    assert response.status_code == 422
+    assert "question mark" in error_of(response)["error_message"]
+
+
+@pytest.mark.parametrize("given", [{"limit": "3"}, {"order": "newest"}])
+async def test_an_export_of_events_takes_no_page(given: dict[str, str]) -> None:
+    response = await Analytics().get("/analytics/events", **HOUR, **given, format="csv")
+    assert response.status_code == 422
+    assert "an export has all events" in error_of(response)["error_message"]
 
 
 async def test_a_body_larger_than_any_question_is_a_413() -> None:

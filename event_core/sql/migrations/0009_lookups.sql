@@ -97,13 +97,13 @@ begin
     left join analytics.events as e on e."timestamp" = happened_at and e.event_id = asked.wanted
     left join lateral (
         select d.reason, d.error, d.dead_letter_id, d.state, d.failed_at from analytics.dead_letters as d
-        where d.event_id = id and happened_at is null
+        where (d.event_id = id or d.dead_letter_id = id) and happened_at is null
         order by d.failed_at desc, d.dead_letter_id desc limit 1
     ) as letter on true
     cross join lateral (
         select count(*) as number, coalesce(jsonb_agg(to_jsonb(d) order by d.failed_at desc, d.dead_letter_id desc), '[]') as listed
         from (
-            select l.* from analytics.dead_letters as l where l.event_id = id
+            select l.* from analytics.dead_letters as l where l.event_id = id or l.dead_letter_id = id
             order by l.failed_at desc, l.dead_letter_id desc limit 100
         ) as d
     ) as letters;
