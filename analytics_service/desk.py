@@ -80,7 +80,8 @@ class Desk:
             # By the question alone: who asks while it is being worked out gets that answer, with the freshness it has. Else a
             # dashboard that many look at would be worked out for each of them whenever an event comes.
             work = self._working.get(asked)
-            if work is None:
+            # One that nobody waited for any more is ending: what it gives is no answer.
+            if work is None or work.task.cancelling():
                 work = self._working[asked] = _Work(asyncio.create_task(self._work(asked, question)))
                 work.task.add_done_callback(lambda done: self._done(asked, done))
             kept, state = await work.wait()
@@ -123,7 +124,9 @@ class Desk:
         return kept, state
 
     def _done(self, asked: str, task: asyncio.Task[tuple[Kept, State]]) -> None:
-        del self._working[asked]
+        work = self._working.get(asked)
+        if work is not None and work.task is task:  # and not one that has taken its place
+            del self._working[asked]
         if not task.cancelled():
             task.exception()  # looked at also where everybody who asked has gone
 

@@ -221,6 +221,20 @@ async def test_several_who_ask_the_same_at_once_cost_one_query() -> None:
     assert len(service.store.asked) == 1
 
 
+async def test_who_asks_again_at_once_after_the_last_one_left_gets_an_answer() -> None:
+    service = counting(1)
+    service.store.pause = asyncio.Event()
+    first = asyncio.create_task(service.get(COUNT, **HOUR))
+    while not service.store.asked:
+        await asyncio.sleep(0)
+    first.cancel()
+    second = asyncio.create_task(service.get(COUNT, **HOUR))
+    while len(service.store.asked) < 2:
+        await asyncio.sleep(0)
+    service.store.pause.set()
+    assert (await second).json()["count"] == 1
+
+
 async def test_who_asks_while_the_answer_is_worked_out_gets_it_with_its_freshness_although_events_came() -> None:
     service = counting(1)
     service.store.pause = asyncio.Event()
