@@ -88,7 +88,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     },
     503: {"model": ErrorReply, "description": "The database is away or busy; `Retry-After` says when to ask again"},
 }
-_NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
+_OTHERWISE: dict[int | str, dict[str, Any]] = {
     501: {"model": ErrorReply, "description": "The format needs a package that is not installed"},
     304: {"description": "The answer is the one that `If-None-Match` names"},
 }
@@ -105,7 +105,7 @@ def question_router(desk: Desk) -> APIRouter:
             summary=kind.summary,
             description=kind.question.__doc__,
             operation_id=kind.question.KIND,
-            responses={200: _documented(kind.reply), **_NOT_MODIFIED, **ERRORS},
+            responses={200: _documented(kind.reply), **_OTHERWISE, **ERRORS},
             response_model=None,
         )
     router.add_api_route(
@@ -117,7 +117,7 @@ def question_router(desk: Desk) -> APIRouter:
         responses={
             200: _documented(reduce(or_, dict.fromkeys(kind.reply for kind in KINDS))),
             413: {"model": ErrorReply, "description": "The body is larger than any question"},
-            **_NOT_MODIFIED,
+            **_OTHERWISE,
             **ERRORS,
         },
         response_model=None,

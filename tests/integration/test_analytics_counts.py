@@ -29,13 +29,6 @@ RELAXED = settings(
 )
 
 
-@pytest.fixture
-def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(database_url, autocommit=True) as made:
-        made.execute("set timezone to 'UTC'")
-        yield made
-
-
 def put(connection: psycopg.Connection[Any], stored: list[Event]) -> None:
     """These and no others are stored: by two writers, and some late, when earlier days were folded already."""
     late = len(stored) // 4

@@ -7,7 +7,7 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -33,20 +33,6 @@ from tests.support.serving import Served, served
 pytestmark = pytest.mark.integration
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(database_url, autocommit=True) as made:
-        made.execute("set timezone to 'UTC'")
-        yield made
-
-
-@pytest.fixture
-def reader(database_url: str) -> Iterator[Reader]:
-    this = Reader(database_url)
-    yield this
-    this.close()
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])

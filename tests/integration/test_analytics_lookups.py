@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -33,20 +33,6 @@ ORDERS: tuple[Order, ...] = ("newest", "oldest")
 RELAXED = settings(
     deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(database_url, autocommit=True) as made:
-        made.execute("set timezone to 'UTC'")
-        yield made
-
-
-@pytest.fixture
-def reader(database_url: str) -> Iterator[Reader]:
-    this = Reader(database_url)
-    yield this
-    this.close()
 
 
 @st.composite

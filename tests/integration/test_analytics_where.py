@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,20 +24,6 @@ START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 RELAXED = settings(
     deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(database_url, autocommit=True) as made:
-        made.execute("set timezone to 'UTC'")
-        yield made
-
-
-@pytest.fixture
-def reader(database_url: str) -> Iterator[Reader]:
-    this = Reader(database_url)
-    yield this
-    this.close()
 
 
 def set_aside(
